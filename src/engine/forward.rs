@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use super::hooks::Hooks;
 use super::kernels::attention::{self, Attend, mix};
 use super::kernels::segments::{self, Past, Segment};
-use super::kernels::{activation, norm, product, rotary};
+use super::kernels::{activation, math, norm, product, rotary, sum};
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::Network;
@@ -191,27 +191,30 @@ impl Network<'_> {
         let attn_out = self.post_norm(attn_out, block.ln1_post.as_ref(), frozen || prepared.per_head_kv)?;
         let attn_out = visit(hooks, at(SiteKind::AttnOut), attn_out)?;
         let Some(mlp) = &block.mlp else {
-            return finite(visit(hooks, at(SiteKind::ResidPost), (resid + attn_out)?)?, at(SiteKind::ResidPost));
+            return finite(
+                visit(hooks, at(SiteKind::ResidPost), sum::add(&resid, &attn_out)?)?,
+                at(SiteKind::ResidPost),
+            );
         };
         let (ln2_scale, ln2_normalized) = (at(SiteKind::Ln2Scale), at(SiteKind::Ln2Normalized));
         let (carried, x2) = match self.config.parallel {
             Parallel::Sequential => {
-                let mid = self.stream_norm((resid + attn_out)?, block.ln1_post.as_ref(), frozen)?;
+                let mid = self.stream_norm(sum::add(&resid, &attn_out)?, block.ln1_post.as_ref(), frozen)?;
                 let mid = visit(hooks, at(SiteKind::ResidMid), mid)?;
                 let x2 = self.norm(&mid, block.ln2.as_ref(), ln2_scale, ln2_normalized, frozen, hooks)?;
                 (mid, x2)
             }
-            Parallel::SharedNorm => ((resid + attn_out)?, x1),
+            Parallel::SharedNorm => (sum::add(&resid, &attn_out)?, x1),
             Parallel::OwnNorms => {
                 let x2 = self.norm(&resid, block.ln2.as_ref(), ln2_scale, ln2_normalized, frozen, hooks)?;
-                ((resid + attn_out)?, x2)
+                (sum::add(&resid, &attn_out)?, x2)
             }
         };
         let mlp_out = self.mlp(layer, &x2, mlp, prepared.freeze.gates, hooks)?;
         let mlp_out = visit(hooks, at(SiteKind::MlpResult), mlp_out)?;
         let mlp_out = self.post_norm(mlp_out, block.ln2_post.as_ref(), frozen)?;
         let mlp_out = visit(hooks, at(SiteKind::MlpOut), mlp_out)?;
-        let out = self.stream_norm((carried + mlp_out)?, block.ln2_post.as_ref(), frozen)?;
+        let out = self.stream_norm(sum::add(&carried, &mlp_out)?, block.ln2_post.as_ref(), frozen)?;
         finite(visit(hooks, at(SiteKind::ResidPost), out)?, at(SiteKind::ResidPost))
     }
 
@@ -530,7 +533,7 @@ pub(super) fn all_finite(tensor: &Tensor, place: impl FnOnce() -> String) -> Res
 /// # Errors
 /// A number is NaN or infinite; `place` says in the sentence what it is of.
 pub fn finite_values(values: &[f32], place: impl FnOnce() -> String) -> Result<()> {
-    if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(overflow(&place())) }
+    if math::all_finite(values) { Ok(()) } else { Err(overflow(&place())) }
 }
 
 /// The error for numbers that are too large to go on with; `place` is where they came first.

@@ -11,9 +11,16 @@ use crate::error::Result;
 use crate::model::Network;
 use crate::progress::Progress;
 
-/// Number of rows that are unembedded together: enough for an efficient product, few enough that the logits of a
-/// 50,000-token vocabulary take 13 MB and a cancellation is quick.
+/// Rows that are unembedded together: enough for an efficient product.
 const ROWS: usize = 64;
+/// Logits that are held together where these are more rows, 40 MB: so few that a cancellation is quick.
+const LOGITS: usize = 10 << 20;
+
+/// Parts as equal as they go, of `n` rows with logits of `vocabulary` tokens.
+pub(crate) fn rows_at_once(n: usize, vocabulary: usize) -> usize {
+    let most = (LOGITS / vocabulary.max(1)).max(ROWS);
+    n.div_ceil(n.div_ceil(most).max(1)).max(1)
+}
 
 /// One token of a ranking.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -60,9 +67,10 @@ pub fn summarise(
     let mut all = Vec::with_capacity(n);
     // The norm of all rows is computed at once, since hooks know a row by its place.
     let normalized = network.final_norm(&resid.unsqueeze(0)?, hooks)?.squeeze(0)?;
-    for first in (0..n).step_by(ROWS) {
+    let at_once = rows_at_once(n, network.config.d_vocab);
+    for first in (0..n).step_by(at_once) {
         progress.check()?;
-        let rows = ROWS.min(n - first);
+        let rows = at_once.min(n - first);
         let logits = network.unembed(&normalized.narrow(0, first, rows)?)?.flatten_all()?;
         let (storage, _) = logits.storage_and_layout();
         let summaries: Vec<RowSummary> = match &*storage {
@@ -125,25 +133,32 @@ pub fn row_summary(logits: &[f32], top: usize, asked: &[u32]) -> RowSummary {
     RowSummary { log_sum, entropy: (sum.ln() - weighted / sum).max(0.0), top, asked }
 }
 
+/// Values that are looked at together for something large.
+const PART: usize = 256;
+
 /// Returns the indices of the `k` largest values, largest first. Equal values are ordered by index.
 pub fn largest_indices(values: &[f32], k: usize) -> Vec<usize> {
+    let k = k.min(values.len());
     let mut best: Vec<usize> = Vec::with_capacity(k + 1);
     if k == 0 {
         return best;
     }
     let mut floor = f32::NEG_INFINITY;
-    for (i, &v) in values.iter().enumerate() {
-        if best.len() == k && v <= floor {
+    for (part, some) in values.chunks(PART).enumerate() {
+        // Most parts hold nothing that is among the largest.
+        if best.len() == k && math::simd(|| math::max(some)) <= floor {
             continue;
         }
-        if v.is_nan() {
-            continue;
-        }
-        let at = best.partition_point(|&b| values[b] >= v);
-        best.insert(at, i);
-        best.truncate(k);
-        if best.len() == k {
-            floor = values[best[k - 1]];
+        for (i, &v) in some.iter().enumerate() {
+            if best.len() == k && v <= floor || v.is_nan() {
+                continue;
+            }
+            let at = best.partition_point(|&b| values[b] >= v);
+            best.insert(at, part * PART + i);
+            best.truncate(k);
+            if best.len() == k {
+                floor = values[best[k - 1]];
+            }
         }
     }
     best
@@ -171,5 +186,16 @@ mod tests {
     fn largest_with_ties_and_nan() {
         assert_eq!(largest_indices(&[1.0, f32::NAN, 3.0, 3.0, 2.0], 3), [2, 3, 4]);
         assert!(largest_indices(&[1.0], 0).is_empty());
+        // Over several parts, of which some are passed over; ties at the border are taken from the left.
+        let values: Vec<f32> =
+            (0..3 * PART + 5).map(|i| if i % 200 == 7 { 9.0 } else { (i % 50) as f32 / 10.0 }).collect();
+        assert_eq!(largest_indices(&values, 5), [7, 207, 407, 607, 49]);
+        assert_eq!(largest_indices(&[vec![f32::NAN; 2 * PART], vec![1.0]].concat(), 2), [2 * PART]);
+    }
+
+    #[test]
+    fn rows_are_taken_in_equal_parts() {
+        assert_eq!([rows_at_once(512, 49_152), rows_at_once(128, 49_152), rows_at_once(1, 49_152)], [171, 128, 1]);
+        assert_eq!([rows_at_once(512, 256_000), rows_at_once(0, 7), rows_at_once(9, 0)], [64, 1, 9]);
     }
 }

@@ -1,9 +1,11 @@
 //! The MLP's non-linearity, with or without a gate.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{fused, math, values};
+use super::{AT_ONCE, filled, fused, math, values};
 use crate::model::config::Activation;
 
 /// Returns act(pre). With `frozen`, act(pre)/pre is a constant under differentiation.
@@ -40,19 +42,24 @@ pub fn gated(pre: &Tensor, linear: &Tensor, activation: Activation, frozen: bool
 
 struct Fused(Activation);
 
-const AT_ONCE: usize = 16_384;
-
 impl Fused {
-    /// Computes out[i] = act(x[i]). Each function has a loop of its own, so that the compiler turns it into SIMD.
+    /// Computes out[i] = act(x[i]) · by[i]. Each function has a loop of its own, so that the compiler turns it into SIMD.
     #[inline(always)]
-    fn map(&self, x: &[f32], out: &mut [f32]) {
-        let pairs = out.iter_mut().zip(x);
+    fn map(&self, x: &[f32], by: Option<&[f32]>, out: &mut [MaybeUninit<f32>]) {
         match self.0 {
-            Activation::Silu => pairs.for_each(|(o, v)| *o = math::silu(*v)),
-            Activation::GeluTanh => pairs.for_each(|(o, v)| *o = math::gelu_tanh(*v)),
-            Activation::Relu2 => pairs.for_each(|(o, v)| *o = if *v < 0.0 { 0.0 } else { v * v }),
-            Activation::Relu | Activation::Gelu => pairs.for_each(|(o, v)| *o = if *v < 0.0 { 0.0 } else { *v }),
+            Activation::Silu => each(x, by, out, math::silu),
+            Activation::GeluTanh => each(x, by, out, math::gelu_tanh),
+            Activation::Relu2 => each(x, by, out, |v| if v < 0.0 { 0.0 } else { v * v }),
+            Activation::Relu | Activation::Gelu => each(x, by, out, |v| if v < 0.0 { 0.0 } else { v }),
         }
+    }
+}
+
+#[inline(always)]
+fn each(x: &[f32], by: Option<&[f32]>, out: &mut [MaybeUninit<f32>], f: impl Fn(f32) -> f32) {
+    match by {
+        None => out.iter_mut().zip(x).for_each(|(o, v)| _ = o.write(f(*v))),
+        Some(by) => out.iter_mut().zip(x).zip(by).for_each(|((o, v), by)| _ = o.write(f(*v) * by)),
     }
 }
 
@@ -63,8 +70,14 @@ impl CustomOp1 for Fused {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
-        let mut out = vec![0.0; x.len()];
-        out.par_chunks_mut(AT_ONCE).zip(x.par_chunks(AT_ONCE)).for_each(|(out, x)| math::simd(|| self.map(x, out)));
+        // SAFETY: chunks of both are as long, so that every value is written.
+        let out = unsafe {
+            filled(x.len(), |out| {
+                out.par_chunks_mut(AT_ONCE)
+                    .zip(x.par_chunks(AT_ONCE))
+                    .for_each(|(out, x)| math::simd(|| self.map(x, None, out)));
+            })
+        };
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
@@ -82,17 +95,17 @@ impl CustomOp2 for Fused {
         l2: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (pre, linear) = (values(s1, l1)?, values(s2, l2)?);
-        let mut out = vec![0.0; pre.len()];
-        out.par_chunks_mut(AT_ONCE).zip(pre.par_chunks(AT_ONCE).zip(linear.par_chunks(AT_ONCE))).for_each(
-            |(out, (pre, linear))| {
-                math::simd(|| {
-                    self.map(pre, out);
-                    for (o, l) in out.iter_mut().zip(linear) {
-                        *o *= l;
-                    }
-                });
-            },
-        );
+        if pre.len() != linear.len() {
+            candle_core::bail!("a gate of {} numbers for {}", pre.len(), linear.len())
+        }
+        // SAFETY: chunks of all three are as long, so that every value is written.
+        let out = unsafe {
+            filled(pre.len(), |out| {
+                out.par_chunks_mut(AT_ONCE)
+                    .zip(pre.par_chunks(AT_ONCE).zip(linear.par_chunks(AT_ONCE)))
+                    .for_each(|(out, (pre, linear))| math::simd(|| self.map(pre, Some(linear), out)));
+            })
+        };
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 }

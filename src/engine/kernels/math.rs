@@ -92,6 +92,15 @@ pub fn softmax(values: &mut [f32]) {
     }
 }
 
+/// Whether all are numbers that are not infinite.
+pub fn all_finite(values: &[f32]) -> bool {
+    const LANES: usize = 16;
+    // Only infinity and what is no number do not become zero.
+    let mut sums = [0f32; LANES];
+    simd(|| values.chunks(LANES).for_each(|x| sums.iter_mut().zip(x).for_each(|(s, v)| *s += v * 0.0)));
+    sums.iter().sum::<f32>() == 0.0
+}
+
 /// Runs `f` under the widest instruction set of this machine.
 #[inline(always)]
 pub fn simd<R>(f: impl FnOnce() -> R) -> R {
@@ -111,6 +120,20 @@ mod tests {
         }
         assert!(exp(f32::NAN).is_nan());
         assert!(exp(-1000.0) < 1e-37);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_anywhere() {
+        for n in [1, 16, 37] {
+            for at in 0..n {
+                for v in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut values = vec![f32::MAX; n];
+                    assert!(all_finite(&values));
+                    values[at] = v;
+                    assert!(!all_finite(&values), "{v} at {at} of {n}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -11,10 +11,14 @@ pub mod norm;
 pub mod product;
 pub mod rotary;
 pub mod segments;
+pub mod sum;
 
 use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
+
+/// Numbers that a thread works on at a time, where little is done to each: fewer are done before another is awake.
+const AT_ONCE: usize = 32_768;
 
 /// Lets the threads that candle adds rows with sleep as soon as they are done. They would wait actively for half a
 /// millisecond, on a core that the next product needs. Called once, before any other thread is there.

@@ -12,12 +12,30 @@ use super::rows::{At, To};
 
 /// Values of a line of memory.
 const LINE: usize = 16;
-/// Rows of a weight that are multiplied across together: twelve sums stay in registers.
+/// Rows of a weight that are multiplied across together.
 const WIDE: usize = 3;
-/// Rows of x that are multiplied across at most.
-pub(super) const ACROSS: usize = 4;
 
-/// out [m, rows] (+)= x [m, cols] · wᵀ, for w [rows, cols] and m up to [`ACROSS`].
+/// Rows of x that are multiplied across together: so many times [`WIDE`] sums stay in registers.
+const fn tall<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 7 } else { 4 }
+}
+
+/// Whether so many rows of x are faster across than side by side ([`super::packed`]): those that fill two tiles of many
+/// registers, or one of few.
+pub(super) fn is_across(m: usize) -> bool {
+    struct Most;
+    impl WithSimd for Most {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            if S::REGISTER_COUNT >= 32 { 2 * tall::<S>() } else { tall::<S>() }
+        }
+    }
+    m <= pulp::Arch::new().dispatch(Most)
+}
+
+/// out [m, rows] (+)= x [m, cols] · wᵀ, for w [rows, cols].
 ///
 /// # Safety
 /// All of it lies inside the allocations.
@@ -50,21 +68,34 @@ impl WithSimd for Across {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let [m, rows, _] = self.shape;
+        let tall = tall::<S>();
         let mut row = 0;
         while row < rows {
             let n = if rows - row >= WIDE { WIDE } else { 1 };
-            // SAFETY: rows row..row + n of w and m rows of x lie inside them, as `across` was promised.
-            unsafe {
-                match (m, n) {
-                    (1, WIDE) => self.tile::<S, 1, WIDE>(simd, row),
-                    (2, WIDE) => self.tile::<S, 2, WIDE>(simd, row),
-                    (3, WIDE) => self.tile::<S, 3, WIDE>(simd, row),
-                    (_, WIDE) => self.tile::<S, ACROSS, WIDE>(simd, row),
-                    (1, _) => self.tile::<S, 1, 1>(simd, row),
-                    (2, _) => self.tile::<S, 2, 1>(simd, row),
-                    (3, _) => self.tile::<S, 3, 1>(simd, row),
-                    _ => self.tile::<S, ACROSS, 1>(simd, row),
+            let (mut from, mut tiles) = (0, m.div_ceil(tall));
+            while from < m {
+                let some = (m - from).div_ceil(tiles);
+                tiles -= 1;
+                // SAFETY: rows row..row + n of w and from..from + some of x lie inside them, as `across` was promised.
+                unsafe {
+                    match (some, n) {
+                        (1, WIDE) => self.tile::<S, 1, WIDE>(simd, from, row),
+                        (2, WIDE) => self.tile::<S, 2, WIDE>(simd, from, row),
+                        (3, WIDE) => self.tile::<S, 3, WIDE>(simd, from, row),
+                        (4, WIDE) => self.tile::<S, 4, WIDE>(simd, from, row),
+                        (5, WIDE) => self.tile::<S, 5, WIDE>(simd, from, row),
+                        (6, WIDE) => self.tile::<S, 6, WIDE>(simd, from, row),
+                        (_, WIDE) => self.tile::<S, 7, WIDE>(simd, from, row),
+                        (1, _) => self.tile::<S, 1, 1>(simd, from, row),
+                        (2, _) => self.tile::<S, 2, 1>(simd, from, row),
+                        (3, _) => self.tile::<S, 3, 1>(simd, from, row),
+                        (4, _) => self.tile::<S, 4, 1>(simd, from, row),
+                        (5, _) => self.tile::<S, 5, 1>(simd, from, row),
+                        (6, _) => self.tile::<S, 6, 1>(simd, from, row),
+                        _ => self.tile::<S, 7, 1>(simd, from, row),
+                    }
                 }
+                from += some;
             }
             row += n;
         }
@@ -72,17 +103,17 @@ impl WithSimd for Across {
 }
 
 impl Across {
-    /// The products of the `M` rows of x with `N` rows of w from `row` on.
+    /// The products of `M` rows of x from `from` on with `N` rows of w from `row` on.
     ///
     /// # Safety
     /// Those rows exist.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&self, simd: S, row: usize) {
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&self, simd: S, from: usize, row: usize) {
         let cols = self.shape[2];
         let whole = cols / S::F32_LANES * S::F32_LANES;
         // SAFETY: columns below cols of rows that exist, as the caller promises; a vector is read where it is whole.
         unsafe {
-            let x = self.x.first;
+            let x = self.x.first.add(from * self.x.apart);
             let w = self.w.first.add(row * self.w.apart);
             let (mut xs, mut ws) = ([x; M], [w; N]);
             for i in 0..M {
@@ -93,10 +124,10 @@ impl Across {
             }
             let mut sums = [[simd.splat_f32s(0.0); N]; M];
             let mut col = 0usize;
-            // The rows that come next are asked for in time.
+            // The rows that come next are asked for in time, once: other rows of x find them near.
             let next = N.wrapping_mul(self.w.apart);
             while col < whole {
-                if col.is_multiple_of(LINE) {
+                if from == 0 && col.is_multiple_of(LINE) {
                     for j in 0..N {
                         ask_for(ws[j].wrapping_add(next.wrapping_add(col)));
                     }
@@ -119,7 +150,7 @@ impl Across {
                     for col in whole..cols {
                         sum += *x.add(i * self.x.apart + col) * *w.add(j * self.w.apart + col);
                     }
-                    let to = self.out.first.add(i * self.out.apart + row + j);
+                    let to = self.out.first.add((from + i) * self.out.apart + row + j);
                     *to = if self.out.add { *to + sum } else { sum };
                 }
             }

@@ -92,15 +92,15 @@ impl WithSimd for Across<'_> {
         let many = S::REGISTER_COUNT >= 32;
         for first in (0..*rows).step_by(*side) {
             let some = (rows - first).min(*side);
-            // SAFETY: the group's columns from `from` on are inside, as `across` was promised. Sums stay in registers: 24
-            // of 32, or 12 of 16.
+            // SAFETY: the group's columns from `from` on are inside, as `across` was promised. Sums stay in registers, 12 or
+            // 24, and so do the addresses of 12 rows.
             unsafe {
                 let x = values.as_ptr().add(first * width + self.from * side);
                 match (some > S::F32_LANES, many) {
                     (true, false) => self.group::<S, 6, 2>(simd, x, first, some),
                     (false, false) => self.group::<S, 12, 1>(simd, x, first, some),
                     (true, true) => self.group::<S, 12, 2>(simd, x, first, some),
-                    (false, true) => self.group::<S, 24, 1>(simd, x, first, some),
+                    (false, true) => self.group::<S, 12, 1>(simd, x, first, some),
                 }
             }
         }

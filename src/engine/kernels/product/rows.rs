@@ -21,10 +21,11 @@ pub(super) fn is_few(m: usize) -> bool {
     m <= FEW && OWN
 }
 
-/// Stored rows of a panel, and values of a row that are decoded at a time, whole blocks of every type: 150 kB, for the
-/// second-level cache.
+/// Stored rows of a panel, and about how many values of a row are decoded at a time, in whole blocks of every type: at most
+/// 150 kB, for the second-level cache, and what few rows of x meet of them stays in the first.
 const PANEL: usize = 48;
-const DEPTH: usize = 768;
+const DEPTH: usize = 640;
+const BLOCK: usize = 256;
 
 /// Columns and rows of a panel that is multiplied along its rows: whole blocks of every type. Few rows of x read wide
 /// and low panels, which stay in the first-level cache.
@@ -163,13 +164,14 @@ pub(super) unsafe fn across(x: &[f32], m: usize, w: &Rows, out: *mut f32, add: b
         });
         return;
     }
-    let packed = (own && m > few::ACROSS).then(|| Packed::new(x, m, width));
+    let packed = (own && !few::is_across(m)).then(|| Packed::new(x, m, width));
+    let depth = cols.div_ceil(cols.div_ceil(DEPTH)).next_multiple_of(BLOCK);
     parts(rows.div_ceil(PANEL), m * rows * width, |p| {
         let out = &out;
         let some = p * PANEL..rows.min((p + 1) * PANEL);
         for group in 0..w.groups() {
-            for from in (0..cols).step_by(DEPTH) {
-                let part = from..cols.min(from + DEPTH);
+            for from in (0..cols).step_by(depth) {
+                let part = from..cols.min(from + depth);
                 let shape = [m, some.len(), part.len()];
                 // SAFETY: panel p writes columns `some` of out alone, which is [m, rows].
                 let to = unsafe { out.first.add(some.start) };
