@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::maths::{Matrix, add_scaled, dot, product};
+use super::maths::{Matrix, add_rows, add_scaled, dot, product};
 use super::row_kernels::{Activate, Map, Merge, Per, Rectify, Slope};
 use crate::engine::kernels::math::simd;
 
@@ -80,12 +80,8 @@ impl List {
     #[inline(always)]
     fn times(&self, r: usize, values: &[f32], w: &[f32], d: usize, out: &mut [f32]) {
         let span = self.starts[r]..self.starts[r + 1];
-        for (f, v) in self.features[span.clone()].iter().zip(&values[span]) {
-            let f = *f as usize;
-            if *v != 0.0 {
-                add_scaled(out, *v, &w[f * d..(f + 1) * d]);
-            }
-        }
+        let cells = self.features[span.clone()].iter().zip(&values[span]).filter(|(_, v)| **v != 0.0);
+        add_rows(out, cells.map(|(f, v)| (*v, &w[*f as usize * d..][..d])));
     }
 
     /// Row r of [`Cells::dots`].
@@ -361,12 +357,9 @@ impl Cells {
                     if !add {
                         row.fill(0.0);
                     }
-                    for (r, e) in l.of_feature(f) {
-                        let (r, weight) = (*r as usize, weights[*e as usize]);
-                        if weight != 0.0 {
-                            add_scaled(row, scale * weight, &x[r * d..(r + 1) * d]);
-                        }
-                    }
+                    let cells = l.of_feature(f).iter().map(|(r, e)| (*r, weights[*e as usize]));
+                    let cells = cells.filter(|(_, weight)| *weight != 0.0);
+                    add_rows(row, cells.map(|(r, weight)| (scale * weight, &x[r as usize * d..][..d])));
                 });
             }),
             Self::All { rows, features, .. } => {
@@ -379,7 +372,8 @@ impl Cells {
     pub fn sums(&self, values: &[f32]) -> Vec<f32> {
         match self {
             Self::List(l) => {
-                (0..l.n_features).map(|f| l.of_feature(f).iter().map(|(_, e)| values[*e as usize]).sum()).collect()
+                let sum = |f: usize| l.of_feature(f).iter().map(|(_, e)| values[*e as usize]).sum();
+                (0..l.n_features).into_par_iter().with_min_len(256).map(sum).collect()
             }
             Self::All { features, .. } => {
                 let parts: Vec<Vec<f32>> = values

@@ -1,11 +1,12 @@
 //! Matrix products on plain slices, and Adam.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::engine::kernels::filled;
-use crate::engine::kernels::math::simd;
+use crate::engine::kernels::math::{self, simd};
 
 /// A matrix in a slice, [rows, cols] row by row, perhaps read as its transpose.
 #[derive(Clone, Copy)]
@@ -56,6 +57,15 @@ impl<'a> Matrix<'a> {
         if self.turned { (self.cols, self.rows) } else { (self.rows, self.cols) }
     }
 
+    /// Some of the columns, as read.
+    fn some_columns(mut self, some: Range<usize>) -> Self {
+        let (extent, apart) = if self.turned { (&mut self.rows, self.stride) } else { (&mut self.cols, 1) };
+        assert!(some.end <= *extent, "columns lie inside their matrix");
+        *extent = some.len();
+        self.values = &self.values[(some.start * apart).min(self.values.len())..];
+        self
+    }
+
     /// Distance of neighbouring columns and rows, as read.
     fn strides(&self) -> (isize, isize) {
         let stride = self.stride as isize;
@@ -65,7 +75,7 @@ impl<'a> Matrix<'a> {
 
 /// out = scale · a·b, [rows of a, columns of b], or added to what is there.
 pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool) {
-    product_by(out, a, b, scale, add, gemm::Parallelism::Rayon(rayon::current_num_threads()));
+    product_by(out, a, b, scale, add, rayon::current_num_threads());
 }
 
 /// a·b, [rows of a, columns of b].
@@ -75,14 +85,15 @@ pub fn product_of(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     if k == 0 {
         return vec![0.0; m * n];
     }
-    let threads = gemm::Parallelism::Rayon(rayon::current_num_threads());
     // SAFETY: the result has room for the product, which writes all of it.
-    unsafe { filled(m * n, |out| multiply(out.as_mut_ptr().cast(), n, a, b, 1.0, false, threads)) }
+    unsafe {
+        filled(m * n, |out| multiply_on(rayon::current_num_threads(), out.as_mut_ptr().cast(), n, a, b, 1.0, false))
+    }
 }
 
 /// out = a·b on this thread alone.
 pub fn product_alone(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
-    product_by(out, a, b, 1.0, false, gemm::Parallelism::None);
+    product_by(out, a, b, 1.0, false, 1);
 }
 
 /// Adds a·b to the columns of `out` from `from` on, where a row of it has `cols`; on this thread alone.
@@ -91,31 +102,70 @@ pub fn add_to_columns(out: &mut [f32], cols: usize, from: usize, a: Matrix<'_>, 
     assert!(k == k2 && from + n <= cols && out.len() >= m * cols, "shapes of a product belong together");
     if m > 0 {
         // SAFETY: the columns lie inside the result, which is borrowed mutably, so that it overlaps neither operand.
-        unsafe { multiply(out.as_mut_ptr().add(from), cols, a, b, 1.0, true, gemm::Parallelism::None) }
+        unsafe { multiply(out.as_mut_ptr().add(from), cols, a, b, 1.0, true) }
     }
 }
 
-fn product_by(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool, threads: gemm::Parallelism) {
+fn product_by(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool, threads: usize) {
     let ((m, k), (k2, n)) = (a.shape(), b.shape());
     assert!(k == k2 && out.len() == m * n, "shapes of a product belong together");
     // SAFETY: the result is as long as its shape, and borrowed mutably, so that it overlaps neither operand.
-    unsafe { multiply(out.as_mut_ptr(), n, a, b, scale, add, threads) }
+    unsafe { multiply_on(threads, out.as_mut_ptr(), n, a, b, scale, add) }
 }
 
-/// Rows of the result lie `apart` from each other.
+/// Rows or columns of a part are a multiple of this: whole tiles.
+const ALIKE: usize = 48;
+/// Multiplications from which on other threads help.
+const SHARED: usize = 1 << 18;
+
+/// As [`multiply`], on so many threads: each takes rows or columns of the result for itself, which is faster than what the
+/// library shares among them.
 ///
 /// # Safety
-/// `out` has room for the product, holds values where they are added to, and overlaps neither operand; the shapes belong
-/// together.
-unsafe fn multiply(
+/// As [`multiply`].
+unsafe fn multiply_on(
+    threads: usize,
     out: *mut f32,
     apart: usize,
     a: Matrix<'_>,
     b: Matrix<'_>,
     scale: f32,
     add: bool,
-    threads: gemm::Parallelism,
 ) {
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
+    if threads < 2 || m * n * k < SHARED {
+        // SAFETY: as the caller promises.
+        return unsafe { multiply(out, apart, a, b, scale, add) };
+    }
+    let across = n >= m;
+    let long = m.max(n);
+    let part = long.div_ceil(threads).next_multiple_of(ALIKE);
+    let out = To(out);
+    (0..long.div_ceil(part)).into_par_iter().for_each(|p| {
+        let (out, some) = (&out, p * part..long.min((p + 1) * part));
+        // SAFETY: the parts of the result are disjoint, and lie inside it.
+        unsafe {
+            if across {
+                multiply(out.0.add(some.start), apart, a, b.some_columns(some), scale, add);
+            } else {
+                multiply(out.0.add(some.start * apart), apart, a.t().some_columns(some).t(), b, scale, add);
+            }
+        }
+    });
+}
+
+/// Where a result goes.
+struct To(*mut f32);
+
+// SAFETY: the threads that share one write disjoint elements.
+unsafe impl Sync for To {}
+
+/// On this thread alone. Rows of the result lie `apart` from each other.
+///
+/// # Safety
+/// `out` has room for the product, holds values where they are added to, and overlaps neither operand; the shapes belong
+/// together.
+unsafe fn multiply(out: *mut f32, apart: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool) {
     let ((m, k), (_, n)) = (a.shape(), b.shape());
     if m == 0 || n == 0 {
         return;
@@ -143,7 +193,7 @@ unsafe fn multiply(
             false,
             false,
             false,
-            threads,
+            gemm::Parallelism::None,
         );
     }
 }
@@ -165,6 +215,22 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub fn add_scaled(out: &mut [f32], scale: f32, x: &[f32]) {
     out.iter_mut().zip(x).for_each(|(o, x)| *o += scale * x);
+}
+
+/// Adds scaled rows to `out`, in the order in which they come: four at a time, so that `out` is read and written once for
+/// them.
+#[inline(always)]
+pub fn add_rows<'a>(out: &mut [f32], mut rows: impl Iterator<Item = (f32, &'a [f32])>) {
+    loop {
+        match [rows.next(), rows.next(), rows.next(), rows.next()] {
+            [Some((i, a)), Some((j, b)), Some((k, c)), Some((l, d))] => {
+                for ((((o, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                    *o = *o + i * a + j * b + k * c + l * d;
+                }
+            }
+            some => return some.into_iter().flatten().for_each(|(scale, x)| add_scaled(out, scale, x)),
+        }
+    }
 }
 
 /// Numbers that one task works on.
@@ -195,15 +261,9 @@ pub fn scale_all(values: &mut [f32], scale: f32) {
     values.par_chunks_mut(PART).for_each(|c| simd(|| c.iter_mut().for_each(|v| *v *= scale)));
 }
 
-/// Whether all are numbers.
+/// Whether all are numbers that are not infinite.
 pub fn all_finite(values: &[f32]) -> bool {
-    const LANES: usize = 16;
-    values.par_chunks(PART).all(|c| {
-        // Only infinity and what is no number do not become zero.
-        let mut sums = [0f32; LANES];
-        simd(|| c.chunks(LANES).for_each(|x| sums.iter_mut().zip(x).for_each(|(s, v)| *s += v * 0.0)));
-        sums.iter().sum::<f32>() == 0.0
-    })
+    values.par_chunks(PART).all(math::all_finite)
 }
 
 /// Values of which one maximum is taken, to find those that may be among the largest.
@@ -401,6 +461,17 @@ mod tests {
         let mut out = [0.0; 9];
         product(&mut out, Matrix::new(&a, 3, 2), Matrix::new(&b, 3, 2).t(), 1.0, false);
         assert_eq!(out, [1.0, 2.0, 3.0, 3.0, 4.0, 7.0, 5.0, 6.0, 11.0]);
+    }
+
+    #[test]
+    fn rows_are_added_in_order() {
+        for n in 0..10 {
+            let rows: Vec<Vec<f32>> = (0..n).map(|r| (0..7).map(|i| ((r * 7 + i) as f32).sin()).collect()).collect();
+            let (mut out, mut want) = ([0.3f32; 7], [0.3f32; 7]);
+            add_rows(&mut out, rows.iter().enumerate().map(|(i, r)| (0.1 + i as f32, &r[..])));
+            rows.iter().enumerate().for_each(|(i, r)| add_scaled(&mut want, 0.1 + i as f32, r));
+            assert_eq!(out, want, "{n} rows");
+        }
     }
 
     #[test]
