@@ -80,15 +80,26 @@ pub(super) fn beside(
     mut base: impl FnMut() -> Result<()>,
     mut f: impl FnMut() -> Result<()>,
 ) -> Result<(f64, f64, f64)> {
+    pairs(n, || timed(&mut base), || timed(&mut f))
+}
+
+fn timed(f: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    f()?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// As [`beside`] of what tells its seconds itself.
+fn pairs(
+    n: usize,
+    mut base: impl FnMut() -> Result<f64>,
+    mut f: impl FnMut() -> Result<f64>,
+) -> Result<(f64, f64, f64)> {
     base()?;
     f()?;
     let (mut bases, mut times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..n.max(1) {
-        let start = Instant::now();
-        base()?;
-        let middle = Instant::now();
-        f()?;
-        let (a, b) = ((middle - start).as_secs_f64(), middle.elapsed().as_secs_f64());
+        let (a, b) = (base()?, f()?);
         bases.push(a);
         times.push(b);
         ratios.push(b / a);
@@ -118,27 +129,48 @@ fn flops(model: &Model, rows: usize) -> f64 {
     products(model).iter().map(|(i, o, n)| 2.0 * rows as f64 * (*i * *o * *n) as f64).sum()
 }
 
-/// Returns the seconds that all products of a pass take by themselves: each shape is timed once and multiplied.
-fn gemm_seconds(model: &Model, rows: usize, repeat: usize) -> Result<f64> {
-    let mut total = 0.0;
-    for (input, output, count) in products(model) {
-        let x = Tensor::rand(-1f32, 1f32, (rows, input), &Device::Cpu)?;
-        // A part of a vocabulary's columns stands for all.
-        let (whole, output) = (output, output.min(1 << 14));
-        // Several weights in turn, so that small ones do not stay in the cache as they could not in a pass.
-        let copies = (64 << 20) / (4 * input * output);
-        let weights = (0..copies.clamp(1, 16))
-            .map(|_| Ok(Tensor::rand(-1f32, 1f32, (input, output), &Device::Cpu)?))
-            .collect::<Result<Vec<_>>>()?;
-        let seconds = time(repeat, || {
-            for w in &weights {
+/// All products of a pass by themselves: input, weights that take turns, so that small ones do not stay in the cache as they
+/// could not in a pass, and what the seconds of all turns are multiplied with.
+struct Products(Vec<(Tensor, Vec<Tensor>, f64)>);
+
+impl Products {
+    fn new(model: &Model, rows: usize) -> Result<Self> {
+        let one = |(input, output, count): (usize, usize, usize)| {
+            let x = Tensor::rand(-1f32, 1f32, (rows, input), &Device::Cpu)?;
+            // A part of a vocabulary's columns stands for all.
+            let (whole, output) = (output, output.min(1 << 14));
+            let copies = ((64 << 20) / (4 * input * output)).clamp(1, 16);
+            let weights = (0..copies)
+                .map(|_| Ok(Tensor::rand(-1f32, 1f32, (input, output), &Device::Cpu)?))
+                .collect::<Result<Vec<_>>>()?;
+            Ok((x, weights, (count * whole) as f64 / (output * copies) as f64))
+        };
+        products(model).into_iter().map(one).collect::<Result<_>>().map(Self)
+    }
+
+    /// Returns the seconds that they take now.
+    fn seconds(&self) -> Result<f64> {
+        let mut total = 0.0;
+        for (x, weights, times) in &self.0 {
+            let start = Instant::now();
+            for w in weights {
                 std::hint::black_box(x.matmul(w)?);
             }
-            Ok(())
-        })?;
-        total += seconds / weights.len() as f64 * count as f64 * whole as f64 / output as f64;
+            total += start.elapsed().as_secs_f64() * times;
+        }
+        Ok(total)
     }
-    Ok(total)
+}
+
+/// Returns the median seconds of all products of a pass at so many rows, of the pass, and of the pass over its products.
+pub(super) fn beside_products(
+    model: &Model,
+    rows: usize,
+    n: usize,
+    mut pass: impl FnMut() -> Result<()>,
+) -> Result<(f64, f64, f64)> {
+    let products = Products::new(model, rows)?;
+    pairs(n, || products.seconds(), || timed(&mut pass))
 }
 
 /// Returns the work of these products at `rows` rows, each on a weight of its own.
@@ -321,8 +353,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let ids = prompt(&model, n);
         let traced = time(args.repeat, || Trace::run(&model, ids.clone(), &progress).map(drop))?;
         let everything = time(args.repeat, || pass(&ids, &mut Capture::everything(&model.config)))?;
-        let gemm = gemm_seconds(&model, n, args.repeat)?;
-        let share = gemm / plain;
+        let (gemm, _, over) = beside_products(&model, n, args.repeat, || pass(&ids, &mut NoHooks))?;
+        let share = 1.0 / over;
         rows.push(format!(
             "forward, {n} tokens: {plain:.4} s, {:.0} GFLOP/s, {:.0} % of this machine's GEMM at the same shapes; trace {:.2} ×, everything captured {:.2} ×",
             flops(&model, n) / plain / 1e9,

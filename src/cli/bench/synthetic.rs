@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{gemm_seconds, peak_memory, plain_pass, prompt, time};
+use super::{beside_products, peak_memory, plain_pass, prompt, time};
 use crate::analysis::direct_attribution::direct_attribution;
 use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;
@@ -315,7 +315,7 @@ pub(super) fn measure(text: &str, layers: Option<usize>, held: Held, repeat: usi
     let mut other = ids.clone();
     other[9] = (other[9] + 1) % model.config.d_vocab as u32;
     let run = |ids: Vec<u32>| Ok::<_, Error>(Arc::new(Trace::run(&model, ids, &progress)?));
-    let pair = Pair::new(run(ids)?, run(other)?);
+    let pair = Pair::new(run(ids.clone())?, run(other)?);
     let metric = Metric::LogitDifference { answer: 3, wrong: 5 };
     let sweep = Sweep::new(&pair, patching(SiteKind::ResidPre, Axes::LayerPos, metric), &progress)?;
     let swept = sweep.run(&progress, |_| {})?;
@@ -327,14 +327,14 @@ pub(super) fn measure(text: &str, layers: Option<usize>, held: Held, repeat: usi
     std::hint::black_box(edge_scores(&pair, metric, Along::Clean, &progress)?);
     let eap = started.elapsed().as_secs_f64();
     let analysed = peak_memory();
-    let gemm = gemm_seconds(&model, 14, repeat)?;
+    let (gemm, _, pass_over_gemm) = beside_products(&model, 14, repeat, || plain_pass(&model, &ids, &progress))?;
     let over = |peak: Option<u64>| peak.map(|p| p.saturating_sub(file));
     let doc = json!({
         "shape": shape.name, "stored_as": stored.name(), "layers": shape.layers, "file_bytes": file,
         "weight_bytes": model.weight_bytes(), "open_seconds": model.load_seconds,
         "peak_memory_bytes": {"start": before, "open": opened, "pass": passed, "analyses": analysed},
         "pass_memory_over_file_bytes": over(passed), "analyses_memory_over_file_bytes": over(analysed),
-        "pass_seconds": pass, "gemm_seconds": gemm, "pass_over_gemm": pass / gemm,
+        "pass_seconds": pass, "gemm_seconds": gemm, "pass_over_gemm": pass_over_gemm,
         "sweep": {"cells": swept.values.len(), "seconds": sweep_seconds, "forward_passes": sweep_seconds / pass},
         "dla_seconds": dla,
         "eap": {"seconds": eap, "forward_passes": eap / pass},
