@@ -40,22 +40,44 @@ fn there(pointer: *mut u8, size: usize) -> *mut u8 {
     if pointer.is_null() { ran_out(size) } else { pointer }
 }
 
+/// Bytes held in blocks of these sizes, and the most that these have been since memory was last given back. Larger ones go
+/// back to the system as soon as they are freed.
+static HELD: AtomicU64 = AtomicU64::new(0);
+static MOST: AtomicU64 = AtomicU64::new(0);
+const COUNTED: std::ops::Range<usize> = 64 << 10..MAPPED;
+
+fn take(size: usize) {
+    if COUNTED.contains(&size) {
+        let held = HELD.fetch_add(size as u64, Ordering::Relaxed) + size as u64;
+        MOST.fetch_max(held, Ordering::Relaxed);
+    }
+}
+
+fn leave(size: usize) {
+    if COUNTED.contains(&size) {
+        HELD.fetch_sub(size as u64, Ordering::Relaxed);
+    }
+}
+
 // SAFETY: every call is counted and handed to the system allocator unchanged.
 unsafe impl GlobalAlloc for LargePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         charge(layout.size());
+        take(layout.size());
         // SAFETY: the caller's promises are the system allocator's.
         advise(there(unsafe { System.alloc(layout) }, layout.size()), layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         charge(layout.size());
+        take(layout.size());
         // SAFETY: as above.
         advise(there(unsafe { System.alloc_zeroed(layout) }, layout.size()), layout.size())
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         refund(layout.size());
+        leave(layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -63,10 +85,15 @@ unsafe impl GlobalAlloc for LargePages {
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         charge(size);
         refund(layout.size());
+        leave(layout.size());
+        take(size);
         // SAFETY: as above.
         advise(there(unsafe { System.realloc(pointer, layout, size) }, size), size)
     }
 }
+
+/// Bytes from which on a block is mapped by itself.
+const MAPPED: usize = 32 << 20;
 
 /// Memory that a run gives back is kept for the next one, up to this many bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -79,7 +106,7 @@ pub fn keep_freed() {
     // SAFETY: these settings change when memory is returned to the system, nothing else; a refusal is
     // harmless.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED as i32);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
         // One arena: the model thread's tensors and the window's strings share what is kept.
         libc::mallopt(libc::M_ARENA_MAX, 1);
@@ -118,13 +145,12 @@ pub fn trim() {
 const MUCH: u64 = 512 << 20;
 
 /// Gives what a long prompt left behind back to the system. To be called once nothing has run for a while; does nothing
-/// unless the process has grown since the last time by so much that the next run's page faults are worth it.
+/// unless so much was freed since the last time that the next run's page faults are worth it.
 pub fn give_back() {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    // Where the process has shrunk since then, it grows from there.
-    if resident().is_some_and(|now| now > LAST.fetch_min(now, Ordering::Relaxed) + MUCH) {
+    let held = HELD.load(Ordering::Relaxed);
+    if MOST.load(Ordering::Relaxed) > held + MUCH {
         trim();
-        LAST.store(resident().unwrap_or(0), Ordering::Relaxed);
+        MOST.store(held, Ordering::Relaxed);
     }
 }
 
@@ -231,8 +257,8 @@ fn ran_out(size: usize) -> ! {
         }
     }
     let mut line = Line([0; 160], 0);
-    let said = "error: the memory that this program may take ran out";
-    let _ = writeln!(line, "{said}, {size} bytes more were asked for; shorten the prompt or allow more memory");
+    let said = "circuitscope: the memory that this program may take ran out";
+    let _ = writeln!(line, "{said}, {size} bytes more were asked for; ask for less or allow more memory");
     let _ = std::io::stderr().write_all(&line.0[..line.1]);
     crate::interrupt::remove_temporary();
     #[cfg(unix)]

@@ -11,10 +11,8 @@
 //! - On any text it is TransformerLens' head detector with `error_measure = "mul"`: Σ(A ⊙ D) / ΣA for the pattern A and
 //!   a detection pattern D.
 
-use candle_core::Tensor;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use super::subject::{Compared, Subject};
 use crate::engine::Trace;
@@ -99,21 +97,13 @@ pub fn head_scores(trace: &Trace, measure: Measure, progress: &Progress) -> Resu
     progress.expect(n_layers as u64);
     let mut values: [Vec<Vec<f32>>; 5] = Default::default();
     for layer in 0..n_layers {
-        let patterns = trace.pattern(layer)?;
-        let per_head = (0..patterns.dim(0)?)
-            .into_par_iter()
-            .map(|h| Ok(score_pattern(&flat(&patterns.get(h)?)?, &trace.ids, measure)))
-            .collect::<Result<Vec<[f32; 5]>>>()?;
+        let per_head = trace.each_pattern(layer, |pattern| score_pattern(pattern, &trace.ids, measure))?;
         for (score, by_layer) in values.iter_mut().enumerate() {
             by_layer.push(per_head.iter().map(|s| s[score]).collect());
         }
         progress.step(1)?;
     }
     Ok(HeadScores { measure, values })
-}
-
-fn flat(t: &Tensor) -> Result<Vec<f32>> {
-    Ok(t.flatten_all()?.to_vec1()?)
 }
 
 /// Returns the five scores of one pattern [dest, src].

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::subject::{Compared, Subject};
 use crate::engine::Trace;
@@ -44,9 +43,7 @@ pub fn thumbnails(trace: &Trace, folded: &[Range<usize>], progress: &Progress) -
     progress.expect(c.n_layers as u64);
     let mut values = Vec::with_capacity(c.n_layers * c.n_heads * side * side);
     for layer in 0..c.n_layers {
-        let pattern: Vec<f32> = trace.pattern(layer)?.flatten_all()?.to_vec1()?;
-        let pooled: Vec<Vec<f32>> = pattern.par_chunks(t * t).map(|p| pool(p, &rows)).collect();
-        values.extend(pooled.into_iter().flatten());
+        values.extend(trace.each_pattern(layer, |p| pool(p, &rows))?.into_iter().flatten());
         progress.step(1)?;
     }
     Ok(Thumbnails { side, n_layers: c.n_layers, n_heads: c.n_heads, values })
@@ -98,13 +95,13 @@ pub fn pattern(trace: &Trace, which: PatternChoice, progress: &Progress) -> Resu
     let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
     match which {
         PatternChoice::Head(layer, head) => flat(trace.head_pattern(layer, head)?),
-        PatternChoice::LayerMean(layer) => flat(trace.pattern(layer)?.mean(0)?),
+        PatternChoice::LayerMean(layer) => flat(trace.mean_pattern(layer)?),
         PatternChoice::ModelMean => {
             let n = trace.model.config.n_layers;
             progress.expect(n as u64);
-            let mut sum = trace.pattern(0)?.mean(0)?;
+            let mut sum = trace.mean_pattern(0)?;
             for layer in 1..n {
-                sum = (sum + trace.pattern(layer)?.mean(0)?)?;
+                sum = (sum + trace.mean_pattern(layer)?)?;
                 progress.step(1)?;
             }
             flat((sum / n as f64)?)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::editor::Editor;
 use super::forward::Prepared;
@@ -44,6 +45,9 @@ pub struct Trace {
 }
 
 crate::identity!(Trace);
+
+/// Bytes of a layer's patterns that are computed together; longer ones go head by head.
+const TOGETHER: usize = if cfg!(test) { 1 << 10 } else { 256 << 20 };
 
 impl Trace {
     /// The kinds that a trace keeps: those that views read, and those that a run can be resumed from.
@@ -86,11 +90,12 @@ impl Trace {
     /// As [`crate::model::Network::forward`].
     pub fn run_edited(model: &Arc<Model>, ids: Vec<u32>, edits: Arc<Vec<Op>>, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
-        let bytes = Self::bytes_for(model, ids.len()) + ids.len() * bytes_per_row(&model.config);
+        let logits = 4 * logits::rows_at_once(ids.len(), model.config.d_vocab) * model.config.d_vocab;
+        let bytes = Self::bytes_for(model, ids.len()) + (ids.len() * bytes_per_row(&model.config)).max(logits);
         let edges = edits.iter().any(|op| matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores));
         let maps = if edges { edited_maps(&model.config, ids.len()) } else { 0 };
         let what = format!("keeping what a run of {} tokens computes", ids.len());
-        afford(bytes + maps, &what, "shorten the prompt")?;
+        afford(bytes + maps, &what, model.room())?;
         let mut capture = Self::capture_for(model);
         let network = model.network();
         // The forward pass counts one step for each layer, the logits one for each position.
@@ -190,7 +195,7 @@ impl Trace {
 
     /// Refuses patterns that would not fit in memory.
     fn afford(&self, what: &str, bytes: usize) -> Result<()> {
-        afford(bytes, &format!("{what} of {} tokens", self.len()), "shorten the prompt")
+        afford(bytes, &format!("{what} of {} tokens", self.len()), self.model.room())
     }
 
     /// Returns all attention patterns of a layer, [head, dest, src].
@@ -206,6 +211,36 @@ impl Trace {
         let (q, k) = self.queries_and_keys(layer)?;
         let prepared = Prepared::new(&self.model.config, 0);
         Ok(prepared.attend(layer).pattern(&q, &k)?.squeeze(0)?)
+    }
+
+    /// Shows each head's attention pattern, [dest, src] flat, and returns what `see` makes of them. Long ones are computed head
+    /// by head, so that those of a layer are never held together.
+    ///
+    /// # Errors
+    /// One would take too much memory.
+    pub fn each_pattern<T: Send>(&self, layer: usize, see: impl Fn(&[f32]) -> T + Send + Sync) -> Result<Vec<T>> {
+        let (heads, cells) = (self.model.config.n_heads, self.len() * self.len());
+        if self.edits_patterns(layer) || 4 * heads * cells <= TOGETHER {
+            let all: Vec<f32> = self.pattern(layer)?.flatten_all()?.to_vec1()?;
+            return Ok(all.par_chunks(cells.max(1)).map(see).collect());
+        }
+        (0..heads).map(|h| Ok(see(&self.head_pattern(layer, h)?.flatten_all()?.to_vec1::<f32>()?))).collect()
+    }
+
+    /// Returns the mean over the heads' attention patterns, [dest, src].
+    ///
+    /// # Errors
+    /// As [`Self::each_pattern`].
+    pub fn mean_pattern(&self, layer: usize) -> Result<Tensor> {
+        let heads = self.model.config.n_heads;
+        if self.edits_patterns(layer) || 4 * heads * self.len() * self.len() <= TOGETHER {
+            return Ok(self.pattern(layer)?.mean(0)?);
+        }
+        let mut sum = self.head_pattern(layer, 0)?;
+        for head in 1..heads {
+            sum = (sum + self.head_pattern(layer, head)?)?;
+        }
+        Ok((sum / heads as f64)?)
     }
 
     /// Returns one head's attention pattern, [dest, src].

@@ -380,6 +380,20 @@ impl Model {
         }
     }
 
+    /// Whether the weights would take much less as they are stored.
+    pub fn can_be_smaller(&self) -> bool {
+        self.weight_bytes() as u64 > self.stored_bytes + self.stored_bytes / 2
+    }
+
+    /// What makes room for a prompt that is too long.
+    pub fn room(&self) -> &'static str {
+        if self.can_be_smaller() {
+            "shorten the prompt, or hold the weights as they are stored (--weights stored)"
+        } else {
+            "shorten the prompt"
+        }
+    }
+
     /// Returns the bytes that the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes()

@@ -34,6 +34,9 @@ pub const NEURONS: usize = 256;
 /// Tokens that a neuron promotes, and as many that it suppresses.
 const NEURON_TOKENS: usize = 10;
 
+/// Tokens of a prompt from which on its runs are not kept for what was made of them.
+const LONG: usize = 512;
+
 impl State {
     /// Asks for the runs, then for everything that follows from them.
     pub(in crate::app) fn ask_model(&mut self) {
@@ -357,6 +360,11 @@ impl State {
         }
         // What was generated of other runs is shown dimmed.
         let current = self.generation.clone().filter(|g| Some(&g.base) == base.as_ref() && g.edited == edited);
+        if self.generation.as_ref().is_some_and(|g| g.base.len() > LONG && Some(&g.base) != base.as_ref()) {
+            // It would hold the runs of a long prompt that is left.
+            self.generation = None;
+            self.results.generated.forget();
+        }
         if self.results.generated.error().is_none() || current.is_some() {
             self.results.generated.want(&self.pool, current);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::views;
 use crate::analysis::metric::MetricKind;
@@ -35,7 +35,7 @@ pub const SET_SIZE: usize = 8;
 
 /// Scores of the edges that a search ranked, with the run it ranked them on: what is saved carries them as long as the
 /// circuit comes from that search.
-pub type Ranked = (Arc<Trace>, Arc<EdgeScores>);
+pub type Ranked = (Weak<Trace>, Arc<EdgeScores>);
 
 /// The tokens of a list with commas between them; the space before each is part of it, and `id:11` is the token 11.
 ///
@@ -309,9 +309,11 @@ impl State {
                 found.metric.label()
             ),
         );
-        self.ranked = self.clean().map(|r| r.trace.clone()).zip(found.scores.clone());
+        self.ranked = self.clean().map(|r| Arc::downgrade(&r.trace)).zip(found.scores.clone());
         let draft = found.draft.clone();
         self.search = None;
+        // The answer holds the runs that it is of.
+        self.results.search.forget();
         self.change("find a circuit", now, |d| d.draft = draft);
     }
 
@@ -357,7 +359,7 @@ impl State {
             Some(t) => t.quality.edges.iter().copied().collect(),
             None => HashMap::new(),
         };
-        let searched = self.ranked.as_ref().filter(|(on, _)| *on == pair.clean).map(|s| &s.1);
+        let searched = self.ranked.as_ref().filter(|(on, _)| on.upgrade().as_ref() == Some(&pair.clean)).map(|s| &s.1);
         if searched.is_none() && !drops.is_empty() {
             origin += MEASURED;
         }
