@@ -99,8 +99,28 @@ fn work_over_texts_is_planned_whole() {
     let train = ["features", "train", "--layers", "all", "-m", "text", "--text", "mixed", "-o", "set"];
     let train = json(&[&["plan", "--"][..], &train].concat());
     assert!(train["training_seconds"].as_f64().unwrap() > 0.0);
-    let refused = common::sentence(&["plan", "--", "lens", "-m", "text", "-p", "The"], 2);
-    assert!(refused.contains("`lens` is not planned as it would be run"), "{refused}");
+    let refused = common::sentence(&["plan", "--", "models"], 2);
+    assert!(refused.contains("`models` is not planned"), "{refused}");
+}
+
+/// Every command on a prompt is planned as it would be run, as it is by its name and the prompt.
+#[test]
+fn commands_on_a_prompt_are_planned_as_they_would_be_run() {
+    let bytes = |words: &[&str]| json(&[&["plan"], words].concat())["needs_bytes"].as_u64().unwrap();
+    let on = ["-m", "induction", "-p", "a b c a b"];
+    for command in ["run", "lens", "entropy", "dla", "heads", "trace"] {
+        let more: &[&str] = if command == "dla" { &["--answer", "c"] } else { &[] };
+        let whole = [&["--", command][..], &on, more].concat();
+        assert_eq!(bytes(&whole), bytes(&[&on[..], &[command]].concat()), "{command}");
+    }
+    let pair = ["-m", "induction", "--clean", "a b c a b", "--corrupt", "a b c a c"];
+    for command in [&["patch", "--site", "z"][..], &["attribute", "--method", "eap"]] {
+        assert_eq!(bytes(&[&["--"], command, &pair].concat()), bytes(&[&on[..], command].concat()), "{command:?}");
+    }
+    let generated = |max: &str| bytes(&[&["--", "generate"][..], &on, &["--max", max]].concat());
+    assert!(generated("200") > generated("2"));
+    assert!(bytes(&[&["--", "why"][..], &on, &["--head", "1.0"]].concat()) > 0);
+    assert!(bytes(&[&["--", "ablate", "--site", "z"][..], &on].concat()) > 0);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::contributions::Contributions;
 use super::sweep::{Axes, SITES, speed};
+use crate::engine::logits::rows_at_once as logits_at_once;
 use crate::engine::resume::{bytes_per_row, layer_weights, rows_at_once};
 use crate::engine::{Freeze, Site, SiteKind, Trace, gradient};
 use crate::memory;
@@ -102,9 +103,6 @@ pub fn duration(seconds: f64) -> String {
 const EDGES: [SiteKind; 6] =
     [SiteKind::Q, SiteKind::K, SiteKind::V, SiteKind::ResidPost, SiteKind::MlpPre, SiteKind::MlpPreLinear];
 
-/// Rows of logits that are held at a time.
-const LOGITS: usize = 64;
-
 /// The cost of a question on `n` tokens. The model's weights need not be read.
 pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
     let c = &model.config;
@@ -113,7 +111,7 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
     // A search in a large model takes more multiplications than integers count.
     let pass = n as f64 * (per_row + unembed) as f64;
     let kept = Trace::bytes_for(model, n);
-    let logits = 4 * LOGITS.min(n) * c.d_vocab;
+    let logits = 4 * logits_at_once(n, c.d_vocab) * c.d_vocab;
     let rows = n * bytes_per_row(c);
     let there = |kinds: &[SiteKind]| kinds.iter().copied().filter(|k| k.exists(c)).collect::<Vec<_>>();
     let (multiplications, work) = match what {
@@ -150,7 +148,10 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
             let parts = 1 + c.n_layers * (c.n_heads + 2);
             let edges = parts * parts * n * (n + 1) / 2;
             let backward = gradient::bytes_for(c, n, &there(&[SiteKind::Z, SiteKind::MlpPost]), &[], Freeze::ALL);
-            (3.0 * pass + edges as f64 * c.d_model as f64 / 2.0, kept + backward.max(8 * parts * n * c.d_model))
+            // Of a layer all products of sources with destinations are held at once.
+            let products = 2 * c.n_heads * parts * n * n;
+            let vectors = 8 * parts * n * c.d_model + products;
+            (3.0 * pass + edges as f64 * c.d_model as f64 / 2.0, kept + backward.max(vectors))
         }
     };
     Cost::of(model, multiplications, work)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::submit::Work;
 use super::sweep::{SiteArg, axes_of, estimate_line, nested, parse_axes, sweep_table};
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::backup::{Change, changes};
@@ -11,6 +12,7 @@ use crate::analysis::direct_attribution::direct_attribution;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::{Ablation, ablation};
+use crate::analysis::plan::{Planned, cost};
 use crate::analysis::sweep::{Axes, Sweep, SweepResult};
 use crate::engine::resolve::resolve;
 use crate::engine::{Edit, SiteKind, Trace};
@@ -59,6 +61,17 @@ pub struct Arguments {
     /// Cells to list in the table
     #[arg(long, default_value_t = 20, value_name = "N")]
     top: usize,
+}
+
+impl Arguments {
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::new(&self.model, |model| {
+            let (site, n) = (self.site.kind(), self.prompt.required(model)?.len());
+            let by = parse_axes(site, self.by.as_deref(), self.head.as_deref())?;
+            Ok(cost(model, n, Planned::Sweep { site, by, runs: 1 }))
+        })
+    }
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::audit::audit;
 use crate::analysis::metric::{Metric, MetricKind};
 use crate::analysis::patching::patching;
-use crate::analysis::plan::Planned;
+use crate::analysis::plan::{Planned, cost};
 use crate::analysis::sweep::{Axes, Sweep};
 use crate::circuit::eap::{Path, edge_scores};
 use crate::circuit::trial::AnsweredPair;
@@ -119,12 +119,20 @@ fn ends(pair: &AnsweredPair, metric: Metric) -> Result<[f32; 2]> {
 impl Arguments {
     /// The prompt set that is gone over.
     pub fn work(&self) -> Option<Work<'_>> {
-        let what = match self.method {
+        self.over.work(&self.model, self.planned())
+    }
+
+    /// What it costs on one pair of prompts.
+    pub fn alone(&self) -> Work<'_> {
+        Work::new(&self.model, |model| Ok(cost(model, self.pair.longest(model)?, self.planned())))
+    }
+
+    fn planned(&self) -> Planned {
+        match self.method {
             Method::Atp => Planned::Nodes,
             Method::Eap => Planned::Edges { steps: 1 },
             Method::EapIg => Planned::Edges { steps: self.steps },
-        };
-        self.over.work(&self.model, what)
+        }
     }
 
     fn frozen(&self) -> Freeze {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::circuit_over::Judge;
+use super::circuit_over::{Judge, check_outside};
 use super::output::document;
 use super::over_set::{self, OverSetArgs};
 use super::patch::PairArgs;
@@ -128,7 +128,10 @@ impl Arguments {
             Action::Find(a) => Some(Work::new(&a.model, |model| a.cost(model))),
             Action::Eval(a) if a.over.output.is_some() => {
                 let circuits = if a.scores.is_some() { 2 + SIZES.len() } else { 2 };
-                a.over.work(&a.model, Planned::Circuits { circuits })
+                // What the circuit's file says of it is not read here.
+                let outside = a.outside.unwrap_or(Ablation::Zero);
+                let work = a.over.work(&a.model, Planned::Circuits { circuits })?;
+                Some(work.unless(move || check_outside(outside)))
             }
             _ => None,
         }

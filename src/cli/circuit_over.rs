@@ -43,12 +43,7 @@ impl Judge {
         circuit: Edges,
         scores: Option<&Arc<EdgeScores>>,
     ) -> Result<Self> {
-        if outside == Ablation::Mean {
-            return Err(Error::request(
-                "outside the circuit stands the mean over all prompts, which is not known pair by pair; choose another \
-                 --outside, or leave --output out",
-            ));
-        }
+        check_outside(outside)?;
         let sizes = scores.map_or_else(Vec::new, |scores| {
             let n = scores.wiring.n_edges();
             let of = |share: f64| top_edges(scores, ((share * n as f64).round() as usize).clamp(1, n));
@@ -93,6 +88,18 @@ impl Judge {
             ends: [trial.scale.full, trial.scale.empty],
         })
     }
+}
+
+/// # Errors
+/// A mean: no pair knows it.
+pub fn check_outside(outside: Ablation) -> Result<()> {
+    if outside == Ablation::Mean {
+        return Err(Error::request(
+            "outside the circuit stands the mean over all prompts, which is not known pair by pair; choose another \
+             --outside, or leave --output out",
+        ));
+    }
+    Ok(())
 }
 
 /// Whether values of pairs are of a circuit.

@@ -3,8 +3,10 @@
 use serde_json::json;
 
 use super::output::quoted;
+use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, positions, table};
 use crate::analysis::direct_attribution::direct_attribution;
+use crate::analysis::plan::Planned;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 
@@ -26,6 +28,13 @@ pub struct Arguments {
     /// Components to list in the table
     #[arg(long, default_value_t = 20, value_name = "N")]
     top: usize,
+}
+
+impl Arguments {
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::on_prompt(&self.model, &self.prompt, Planned::Trace)
+    }
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::output::quoted;
+use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, positions, table};
 use crate::analysis::entropy::{EntropyOf, Unit};
+use crate::analysis::plan::Planned;
 use crate::analysis::subject::Subject;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -24,6 +26,13 @@ pub struct Arguments {
     /// nats, bits, or the share of the greatest entropy that the vocabulary allows
     #[arg(long, value_enum, default_value_t = Unit::Nats)]
     unit: Unit,
+}
+
+impl Arguments {
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::on_prompt(&self.model, &self.prompt, Planned::Lens)
+    }
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::output::{note, print};
+use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs};
 use crate::analysis::pair::Pair;
+use crate::analysis::plan::{Planned, cost};
 use crate::engine::EditStack;
 use crate::engine::generate::{Sampling, generate};
 use crate::engine::resolve::resolve_stack;
@@ -42,6 +44,16 @@ pub struct Arguments {
     /// Seed of the tokens that are drawn
     #[arg(long, default_value_t = 0)]
     seed: u64,
+}
+
+impl Arguments {
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::new(&self.model, |model| {
+            let tokens = self.prompt.required(model)?.len().saturating_add(self.max);
+            Ok(cost(model, tokens.min(model.config.n_ctx), Planned::Run))
+        })
+    }
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {

@@ -6,7 +6,7 @@ use super::heads_over::{self, OverArgs};
 use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::head_scores::{Measure, SCORES, head_scores, repeat_length, repeated_random};
-use crate::analysis::plan::OverText;
+use crate::analysis::plan::{OverText, Planned, cost};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 
@@ -34,6 +34,16 @@ impl Arguments {
     pub fn work(&self) -> Option<Work<'_>> {
         let p = &self.pages;
         (!p.over.is_empty()).then(|| Work::over_text(&self.model, &p.over, (p.tokens, p.context), OverText::Heads))
+    }
+
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::new(&self.model, |model| {
+            // Without a prompt random tokens are repeated once.
+            let given = self.prompt.optional(model)?.map(|ids| ids.len());
+            let random = 2 * self.length.min(model.config.n_ctx / 2);
+            Ok(cost(model, given.unwrap_or(random), Planned::Trace))
+        })
     }
 }
 

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use super::faithful::{Cells, FaithfulArgs};
 use super::output::quoted;
+use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, positions, table};
 use crate::analysis::logit_lens::{AnswerCell, Cell, TOP, logit_lens};
+use crate::analysis::plan::Planned;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 
@@ -28,6 +30,13 @@ pub struct Arguments {
     wrong: Option<String>,
     #[command(flatten)]
     faithful: FaithfulArgs,
+}
+
+impl Arguments {
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::on_prompt(&self.model, &self.prompt, Planned::Lens)
+    }
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {

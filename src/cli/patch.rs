@@ -13,7 +13,7 @@ use super::{Job, ModelArgs, laid_out};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::patching;
-use crate::analysis::plan::Planned;
+use crate::analysis::plan::{Planned, cost};
 use crate::analysis::sweep::{Sweep, check_span};
 use crate::engine::Trace;
 use crate::error::{Error, Result, note};
@@ -55,6 +55,14 @@ pub struct PairArgs {
 }
 
 impl PairArgs {
+    /// Tokens of the longer prompt.
+    ///
+    /// # Errors
+    /// As [`Self::ids`].
+    pub fn longest(&self, model: &Model) -> Result<usize> {
+        Ok(self.ids(model)?.iter().map(Vec::len).max().unwrap_or(0))
+    }
+
     /// The ids of both prompts, clean and corrupted. A prompt that is missing is an error.
     pub fn ids(&self, model: &Model) -> Result<[Vec<u32>; 2]> {
         let read =
@@ -124,6 +132,15 @@ impl Arguments {
         let site = self.site.kind();
         let by = parse_axes(site, self.by.as_deref(), self.head.as_deref()).ok()?;
         self.over.work(&self.model, Planned::Sweep { site, by, runs: 2 })
+    }
+
+    /// What it costs on one pair of prompts.
+    pub fn alone(&self) -> Work<'_> {
+        Work::new(&self.model, |model| {
+            let (site, n) = (self.site.kind(), self.pair.longest(model)?);
+            let by = parse_axes(site, self.by.as_deref(), self.head.as_deref())?;
+            Ok(cost(model, n, Planned::Sweep { site, by, runs: 2 }))
+        })
     }
 }
 

@@ -40,8 +40,8 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Method::Atp)]
     method: Method,
     /// Points of EAP-IG's path
-    #[arg(long, default_value_t = crate::circuit::eap::STEPS, value_name = "M")]
-    steps: usize,
+    #[arg(long, default_value_t = crate::circuit::eap::STEPS as u32, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    steps: u32,
 }
 
 /// The commands whose cost is known beforehand.
@@ -74,7 +74,7 @@ impl Arguments {
             Asked::Attribute => match self.method {
                 Method::Atp => Planned::Nodes,
                 Method::Eap => Planned::Edges { steps: 1 },
-                Method::EapIg => Planned::Edges { steps: self.steps },
+                Method::EapIg => Planned::Edges { steps: self.steps as usize },
             },
             Asked::Trace => Planned::Graph,
         })
@@ -87,8 +87,18 @@ fn execute_work(words: &[String], json: bool) -> Result<()> {
     let (free, bytes) = (available(), cost.bytes().max(training.as_ref().map_or(0, Cost::bytes)));
     let seconds = cost.seconds + training.as_ref().map_or(0.0, |t| t.seconds);
     let fits = free.map(|free| memory::fits(bytes, free));
+    // What goes in pieces is planned whole.
+    let otherwise = (fits == Some(false)).then(|| {
+        let room = if model.can_be_smaller() {
+            "hold the weights as they are stored (--weights stored)"
+        } else {
+            "close other programs"
+        };
+        format!("It does not fit: {room}, or ask for less.")
+    });
     if !json {
-        return emit(&needs(bytes, seconds));
+        let second = otherwise.map_or(String::new(), |what| format!("\n{what}"));
+        return emit(&format!("{}{second}", needs(bytes, seconds)));
     }
     emit_json(document(
         &model,
@@ -97,13 +107,18 @@ fn execute_work(words: &[String], json: bool) -> Result<()> {
         json!({
             "command": words.join(" "), "needs_bytes": bytes, "weights_bytes": cost.weights, "work_bytes": cost.work,
             "needs_seconds": seconds, "training_seconds": training.map(|t| t.seconds), "free_bytes": free, "fits": fits,
-            "otherwise": Value::Null,
+            "otherwise": otherwise,
         }),
     ))
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let Some(command) = args.command else {
+    // Those who pass on words, as the Python module does, put one word where work stands.
+    let alone = match &args.work[..] {
+        [word] => Asked::from_str(word, false).ok(),
+        _ => None,
+    };
+    let Some(command) = args.command.or(alone) else {
         return execute_work(&args.work, args.model.json || args.work.iter().any(|w| w == "--json"));
     };
     let planned = args.planned(command)?;

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::output::quoted;
+use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, table};
+use crate::analysis::plan::{Cost, Planned, cost};
 use crate::engine::logits::summarise;
 use crate::engine::resume::bytes_per_row;
 use crate::engine::{Capture, NoHooks};
@@ -32,6 +34,23 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// How often what is captured is held: a file is put together in memory.
+    fn copies(&self) -> usize {
+        1 + usize::from(self.output.is_some())
+    }
+
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::new(&self.model, |model| {
+            let n = self.prompt.required(model)?.len();
+            let capture = Capture::globs(&model.config, &self.capture)?;
+            let run = cost(model, n, Planned::Run);
+            Ok(Cost { work: run.work + (self.copies() * capture.bytes(&model.config, n)) as u64, ..run })
+        })
+    }
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     let job = Job::begin(&args.model, "running")?;
     let (model, progress) = (&job.model, &job.progress);
@@ -41,10 +60,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
         return Err(Error::request("--output was given without --capture; name the sites to write"));
     }
     let what = format!("a run of {} tokens that keeps these sites", ids.len());
-    // A file is put together in memory.
-    let copies = 1 + usize::from(args.output.is_some());
-    let bytes = copies * capture.bytes(&model.config, ids.len()) + ids.len() * bytes_per_row(&model.config);
-    afford(bytes, &what, "shorten the prompt or capture less")?;
+    let bytes = args.copies() * capture.bytes(&model.config, ids.len()) + ids.len() * bytes_per_row(&model.config);
+    let room = if args.capture.is_empty() { model.room() } else { "shorten the prompt or capture less" };
+    afford(bytes, &what, room)?;
     progress.expect(ids.len() as u64 + 1);
     let network = model.network();
     let resid = if args.capture.is_empty() {

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 
 use super::features::check_set;
+use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, table, warn};
 use crate::analysis::component::Component;
+use crate::analysis::plan::Planned;
 use crate::analysis::why_head::{Share, why_head};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -84,6 +86,13 @@ fn told(looks: &Looks, cap: Option<f32>, top: usize) -> String {
     )
 }
 
+impl Arguments {
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::on_prompt(&self.model, &self.prompt, Planned::Trace)
+    }
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     let job = Job::begin(&args.model, "why")?;
     let ids = args.prompt.required(&job.model)?;
@@ -117,8 +126,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let cell = |list: &[Share], i: usize| {
             list.get(i).map_or([String::new(), String::new()], |s| [name(s), format!("{:+.3}", s.1)])
         };
+        let lists = [&why.by_query, &why.by_key, &why.by_value];
+        let longest = lists.iter().map(|list| list.len()).max().unwrap_or(0);
         let row = |i| [&why.by_query, &why.by_key, &why.by_value].map(|list| cell(list, i)).concat();
-        let rows: Vec<Vec<String>> = (0..args.top).map(row).collect();
+        let rows: Vec<Vec<String>> = (0..args.top.min(longest)).map(row).collect();
         let pairs = looks.as_ref().map_or_else(String::new, |l| format!("{}\n\n", told(l, cap, args.top)));
         format!(
             "{pairs}{}\n\na{layer}.h{head} at {} {:?} attends to {} {:?} with {:.3}: its score is {:+.3} above the mean of the others; query and key parts add up to that, value parts to 1",

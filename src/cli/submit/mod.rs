@@ -13,7 +13,7 @@ use serde_json::json;
 
 use self::words::Options;
 use super::set_args::SetArgs;
-use super::{Cli, Command, ModelArgs, emit, emit_json};
+use super::{Cli, Command, ModelArgs, PromptArgs, emit, emit_json};
 use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over, duration, training_cost};
 use crate::circuit::file::PromptPair;
 use crate::error::{Error, Result};
@@ -37,6 +37,13 @@ enum Scheduler {
     Parallel(Parallel),
 }
 
+/// Memory that a machine can have.
+fn gigabytes(text: &str) -> std::result::Result<f64, String> {
+    const MOST: f64 = 1e6;
+    let gb = text.parse().ok().filter(|gb: &f64| *gb > 0.0 && *gb <= MOST);
+    gb.ok_or_else(|| format!("a number of gigabytes above 0 and up to {MOST}"))
+}
+
 /// What all schedulers need to know.
 #[derive(clap::Args, Debug)]
 struct Common {
@@ -51,7 +58,7 @@ struct Common {
     cpus: u32,
     /// Gigabytes of memory of a shard (default: planned). With --minutes nothing is planned, so that neither the model nor
     /// the text has to be here
-    #[arg(long, value_name = "GB")]
+    #[arg(long, value_name = "GB", value_parser = gigabytes)]
     memory: Option<f64>,
     /// Minutes of a shard at most (default: planned)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -97,7 +104,7 @@ struct Kubernetes {
 #[derive(clap::Args, Debug)]
 struct Parallel {
     /// Shards that run at the same time (default: as many as have their cores)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
     #[command(flatten)]
     common: Common,
@@ -121,6 +128,18 @@ impl<'a> Work<'a> {
     /// With what is trained on all that the shards have harvested.
     pub fn then(self, training: Training) -> Self {
         Self { training: Some(training), ..self }
+    }
+
+    /// Refused where `check` refuses it.
+    pub fn unless(self, check: impl Fn() -> Result<()> + 'a) -> Self {
+        let Self { model, cost, training } = self;
+        let cost: Box<Reckoning<'a>> = Box::new(move |model| check().and_then(|()| cost(model)));
+        Self { model, cost, training }
+    }
+
+    /// A work on one prompt.
+    pub fn on_prompt(model: &'a ModelArgs, prompt: &'a PromptArgs, what: Planned) -> Self {
+        Self::new(model, move |model| Ok(cost(model, prompt.required(model)?.len(), what)))
     }
 
     /// A work over texts, at most `limit` tokens of them, in rows of `row`.
@@ -233,12 +252,32 @@ pub fn execute(args: &Arguments) -> Result<()> {
     emit(job.trim_end())
 }
 
-/// A command out of its words.
-fn parse(words: &[String]) -> Result<Cli> {
+/// A command out of its words, or what is wrong with them.
+fn read(words: &[String]) -> std::result::Result<Cli, String> {
     Cli::try_parse_from(std::iter::once("circuitscope").chain(words.iter().map(String::as_str))).map_err(|e| {
         let text = e.to_string();
+        if e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            return format!("`{}` wants a subcommand or arguments", words.join(" "));
+        }
         let first = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
-        Error::request(format!("the command is wrong: {}", first.split_whitespace().collect::<Vec<_>>().join(" ")))
+        first.split_whitespace().collect::<Vec<_>>().join(" ")
+    })
+}
+
+fn parse(words: &[String]) -> Result<Cli> {
+    read(words).map_err(|why| Error::request(format!("the command is wrong: {why}")))
+}
+
+/// # Errors
+/// A job whose commands could not be run as they stand.
+fn check(plan: &Plan) -> Result<()> {
+    let last = ["--shard".to_owned(), format!("0/{}", plan.shards), "-o".to_owned(), format!("{}/0", plan.folder)];
+    let shard: Vec<String> = plan.shard.iter().cloned().chain(last).collect();
+    std::iter::once(&shard).chain(plan.after.iter().map(|s| &s.words)).try_for_each(|words| {
+        // The first word is the program.
+        read(&words[1..])
+            .map(drop)
+            .map_err(|why| Error::request(format!("the command cannot be run in shards: {why}; leave that out")))
     })
 }
 
@@ -254,12 +293,9 @@ fn no_work(leaf: &str) -> Error {
 /// Words that are no command, or a command that does no such work.
 pub fn plan_of(words: &[String]) -> Result<(Model, Cost, Option<Cost>)> {
     let parsed = parse(words)?;
-    let Some(work) = parsed.command.as_ref().and_then(work) else {
+    let Some(work) = parsed.command.as_ref().and_then(|command| work(command).or_else(|| alone(command))) else {
         let leaf = Options::of(&Cli::command(), words).1;
-        return Err(Error::request(format!(
-            "`{leaf}` is not planned as it would be run: it does no work over texts or a prompt set, searches no circuit and \
-             traces no features; `plan --help` lists what is planned on one prompt"
-        )));
+        return Err(Error::request(format!("`{leaf}` is not planned: it needs little, or nobody knows how much")));
     };
     let (cost, training) = needed(&work)?;
     Ok((Model::outline(&work.model.spec()?, work.model.weights)?, cost, training))
@@ -284,6 +320,11 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
     let Some(output) = options.value(words, "output") else {
         return Err(Error::request("the command writes no file that shards could be merged into; add --output"));
     };
+    if words.iter().any(|w| w == "--") {
+        return Err(Error::request("a job adds its own options at the end; write the command without `--`"));
+    }
+    // A name like that would be taken for an option.
+    let output = if output.starts_with('-') { format!("./{output}") } else { output };
     let program = args.program.clone().or(program).unwrap_or_else(|| "circuitscope".to_owned());
     let command = |words: Vec<String>| std::iter::once(program.clone()).chain(words).collect::<Vec<_>>();
     let folder = format!("{output}.shards");
@@ -308,7 +349,7 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
     } else {
         after.push(merged(merge(&output)));
     }
-    Ok(Plan {
+    let plan = Plan {
         name: args.name.clone().unwrap_or_else(|| format!("circuitscope {leaf}")),
         note: needs.note,
         shard,
@@ -318,7 +359,9 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
         cpus: args.cpus,
         megabytes,
         minutes,
-    })
+    };
+    check(&plan)?;
+    Ok(plan)
 }
 
 /// What a shard is given, and the training behind all of them, in megabytes and minutes.
@@ -375,6 +418,24 @@ fn work(command: &Command) -> Option<Work<'_>> {
         Command::Trace(a) => a.work(),
         _ => None,
     }
+}
+
+/// A command on one prompt, or on one pair of them.
+fn alone(command: &Command) -> Option<Work<'_>> {
+    Some(match command {
+        Command::Run(a) => a.alone(),
+        Command::Lens(a) => a.alone(),
+        Command::Entropy(a) => a.alone(),
+        Command::Dla(a) => a.alone(),
+        Command::Heads(a) => a.alone(),
+        Command::Patch(a) => a.alone(),
+        Command::Ablate(a) => a.alone(),
+        Command::Attribute(a) => a.alone(),
+        Command::Generate(a) => a.alone(),
+        Command::Trace(a) => a.alone(),
+        Command::Why(a) => a.alone(),
+        _ => return None,
+    })
 }
 
 /// What the whole work needs, and the training behind it.

@@ -52,6 +52,16 @@ pub struct FeatureArgs {
 }
 
 impl FeatureArgs {
+    fn check(&self) -> Result<()> {
+        if !(self.logit_prob > 0.0 && self.logit_prob <= 1.0) {
+            return Err(Error::request("--logit-prob is a share of the probability, above 0 and up to 1"));
+        }
+        if self.round == 0 {
+            return Err(Error::request("--round takes features in each round, 1 or more"));
+        }
+        Ok(())
+    }
+
     fn settings(&self) -> Settings {
         Settings { most: self.max_features, round: self.round, silent: self.silent }
     }
@@ -73,6 +83,7 @@ pub fn execute(
     (tokens, against): (Vec<u32>, Option<u32>),
 ) -> Result<()> {
     let (model, progress, own) = (&job.model, &job.progress, &args.features);
+    own.check()?;
     let set = DictionarySet::open(spec, progress)?;
     set.check(&model.config)?;
     let target = match (&own.direction, &tokens[..], against) {

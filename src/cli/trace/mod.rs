@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, table, warn};
+use crate::analysis::plan::Planned;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::components::{Keep, Traced, trace_prediction};
@@ -126,6 +127,11 @@ impl Arguments {
             let len = self.prompt.required(model)?.len();
             self.features.cost(model, spec, (len, self.position(len)?))
         }))
+    }
+
+    /// What it costs on one prompt.
+    pub fn alone(&self) -> Work<'_> {
+        Work::on_prompt(&self.model, &self.prompt, Planned::Graph)
     }
 }
 
