@@ -98,6 +98,50 @@ fn scans_in_shards_are_the_scan() {
     assert!(error.contains("part-1") && error.contains("checksum"), "{error}");
 }
 
+/// Machines may have the same text in different places.
+#[test]
+fn shards_of_one_text_by_two_names_belong_together() {
+    let place = Place::new();
+    let text = "The cat sat on the mat and looked at the dog. ".repeat(100);
+    for (shard, name) in ["here.txt", "there.txt"].into_iter().enumerate() {
+        std::fs::write(place.at(name), &text).unwrap();
+        let (over, part) = (place.at(name), format!("{shard}/2"));
+        json(&["heads", "-m", "text", "--over", &over, "--shard", &part, "-o", &place.at(&shard.to_string())]);
+    }
+    json(&["merge", &place.at("0"), &place.at("1"), "-o", &place.at("both")]);
+    // Another text by the same name does not.
+    std::fs::write(place.at("there.txt"), text.replace("cat", "cow")).unwrap();
+    let over = place.at("there.txt");
+    json(&["heads", "-m", "text", "--over", &over, "--shard", "1/2", "-o", &place.at("other")]);
+    sentence(&["merge", &place.at("0"), &place.at("other"), "-o", &place.at("wrong")], 2);
+}
+
+/// Jobs whose shards could not be run are refused before they are printed.
+#[test]
+fn jobs_that_cannot_run_are_refused() {
+    let train = ["features", "train", "-m", "text", "--layers", "all", "-o", "set"];
+    let eval = ["circuit", "eval", "c.json", "-m", "text", "--set", "ioi", "-o", "means"];
+    let (mean, apart) = (["--outside", "mean"], ["--", "x"]);
+    for (command, more, says) in [
+        (&train[..], &["--keep", "kept"][..], "--keep"),
+        (&train, &["--format", "saelens"], "--format"),
+        (&eval, &mean, "pair by pair"),
+        (&eval, &apart, "without `--`"),
+    ] {
+        let error = sentence(&[&["submit", "slurm"], command, more].concat(), 2);
+        assert!(error.contains(says), "{error}");
+    }
+    for memory in ["-1", "0", "nan", "inf", "1e30"] {
+        let told = format!("--memory={memory}");
+        let error = sentence(&[&["submit", "slurm", &told], &train[..]].concat(), 2);
+        assert!(error.contains("gigabytes"), "{error}");
+    }
+    // A name like an option is one of a file.
+    let heads = ["submit", "slurm", "--", "heads", "-m", "text", "--over", "prose", "-o=-x"];
+    let job = String::from_utf8(common::run(&heads).stdout).unwrap();
+    assert!(job.contains("./-x.shards"), "{job}");
+}
+
 #[test]
 fn heads_and_lenses_in_shards_are_those_of_one_run() {
     let place = Place::new();

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::file::PromptPair;
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{can_be_saved_again, write_atomic};
 use crate::hash::Hash;
 use crate::interrupt;
 use crate::model::safetensors_file;
@@ -119,6 +119,7 @@ pub fn run(
     let shard = (fresh.shard.shards.first().copied().unwrap_or(0), fresh.shard.of);
     let own = &pairs[share(shard, pairs.len())];
     let mut all = PairValues { about: PairsAbout { pairs: own.len(), ..fresh }, values: Vec::new(), ends: Vec::new() };
+    file.map(can_be_saved_again).transpose()?;
     if let Some(path) = file.filter(|p| p.is_file()) {
         let old = PairValues::open(path)?;
         check_goes_on(path, &old.about, &all.about)?;

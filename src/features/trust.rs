@@ -76,6 +76,21 @@ pub fn said(model: &Model, dictionary: &Dictionary) -> Vec<String> {
     dictionary.warnings.iter().cloned().chain(other).collect()
 }
 
+/// What is said of a dictionary that explains less than nothing of what is reconstructed, `of`.
+pub fn explains_nothing(dictionary: &Dictionary, found: &Reconstruction, of: &str) -> Option<String> {
+    let ev = found.explained_variance;
+    let model = dictionary.model_name.as_deref();
+    (ev.is_nan() || ev < 0.0).then(|| {
+        format!(
+            "The dictionary {} explains {ev:.2} of the variance {of}, less than nothing: it was trained on {}.",
+            dictionary.path.display(),
+            model.map_or("another model or site, or is read wrongly".to_owned(), |m| format!(
+                "{m}, perhaps with other normalisation, or is read wrongly"
+            ))
+        )
+    })
+}
+
 /// What a reconstruction says of a dictionary; `alone` says whether it is one of all that writes there.
 fn checked(model: &Model, dictionary: &Dictionary, found: Reconstruction, alone: bool) -> Result<Checked> {
     let (input, output) = dictionary.check(&model.config)?;
@@ -84,15 +99,8 @@ fn checked(model: &Model, dictionary: &Dictionary, found: Reconstruction, alone:
     let fits = alone && found.explained_variance > FITS;
     let mut warnings = if fits { dictionary.warnings.clone() } else { said(model, dictionary) };
     let name = dictionary.path.display();
-    let ev = found.explained_variance;
-    if alone && ev.is_nan() | (ev < 0.0) {
-        warnings.push(format!(
-            "The dictionary {name} explains {ev:.2} of the variance at {output} on ordinary English, less than nothing: it \
-             was trained on {}.",
-            dictionary.model_name.as_deref().map_or("another model or site, or is read wrongly".to_owned(), |m| format!(
-                "{m}, perhaps with other normalisation, or is read wrongly"
-            ))
-        ));
+    if alone {
+        warnings.extend(explains_nothing(dictionary, &found, &format!("at {output} on ordinary English")));
     }
     if let Some(p) = promised.filter(|p| found.l0 > p * FAR || found.l0 < p / FAR) {
         warnings.push(format!(
@@ -109,7 +117,7 @@ fn checked(model: &Model, dictionary: &Dictionary, found: Reconstruction, alone:
         positions: found.positions,
         l0: found.l0,
         promised_l0: promised,
-        explained_variance: alone.then_some(ev).filter(|v| v.is_finite()),
+        explained_variance: alone.then_some(found.explained_variance).filter(|v| v.is_finite()),
         warnings,
     })
 }

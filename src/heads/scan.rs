@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, run_to};
 use crate::features::rows::{Batch, Rows};
 use crate::features::train::maths::{Matrix, dot, product_alone};
+use crate::files::can_be_saved_again;
 use crate::hash::Hash;
 use crate::interrupt;
 use crate::model::Model;
@@ -85,6 +86,7 @@ impl Plan<'_> {
         let all = self.rows.batches(PASS);
         let batches = &all[share(self.shard, all.len())];
         let mut index = HeadIndex::new(self.about(batches.len())?);
+        file.map(can_be_saved_again).transpose()?;
         if let Some(path) = file.filter(|p| p.is_file()) {
             let old = index_file::open(path)?;
             check_goes_on(path, &old.about, &index.about)?;

@@ -18,6 +18,7 @@ use crate::engine::pullback::Pullback;
 use crate::engine::resume::layer_weights;
 use crate::error::{Error, Result};
 use crate::features::rows::Rows;
+use crate::files::can_be_saved_again;
 use crate::interrupt;
 use crate::model::Model;
 use crate::model::Network;
@@ -80,6 +81,7 @@ pub fn fit(
         done: false,
         counts: [0, 0],
     });
+    kept.map(can_be_saved_again).transpose()?;
     let mut sums = match kept.filter(|path| path.is_file()) {
         None => fresh,
         Some(path) => {
@@ -148,7 +150,7 @@ pub fn layers_of(model: &Model, asked: &[usize]) -> Result<Vec<usize>> {
             model.config.name
         )));
     }
-    if let Some(bad) = asked.iter().find(|l| **l + 1 >= n) {
+    if let Some(bad) = asked.iter().find(|l| **l >= n - 1) {
         return Err(Error::request(format!(
             "a lens cannot be fitted for layer {bad}; give layers from 0 to {}: the last one is read as it is",
             n - 2
@@ -162,7 +164,7 @@ pub fn layers_of(model: &Model, asked: &[usize]) -> Result<Vec<usize>> {
 
 /// The positions V of a prompt: all but the first `skip` and the last.
 fn positions(len: usize, skip: usize) -> Option<(usize, usize)> {
-    (len > skip + 1).then(|| (skip, len - 1))
+    (len > skip.saturating_add(1)).then(|| (skip, len - 1))
 }
 
 /// Cotangents that go back together.

@@ -6,12 +6,14 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::{DictionaryArgs, TextArgs, encode::about};
+use crate::cli::output::warn;
 use crate::cli::{Job, ModelArgs, emit, emit_json, note, progress};
 use crate::error::{Error, Result};
 use crate::features::quality::{DENSITY_BINS, DENSITY_FROM, evaluate, judge};
 use crate::features::rows::Rows;
 use crate::features::train::elsewhere::Captured;
 use crate::features::train::recipe::{self, split};
+use crate::features::trust::explains_nothing;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -54,6 +56,11 @@ fn on_activations(args: &Arguments, path: &Path) -> Result<()> {
     let found = judge(&dictionary, &input, target.as_ref(), &progress)?;
     drop(bar);
     let r = &found.all;
+    let of = format!("of the activations in {}", path.display());
+    // Equal rows have no variance to explain.
+    if !r.explained_variance.is_nan() {
+        explains_nothing(&dictionary, r, &of).iter().for_each(|sentence| warn(sentence));
+    }
     if args.model.json {
         return emit_json(json!({
             "model": {"name": dictionary.model_name}, "dictionary": about(&dictionary), "quality": found,

@@ -143,7 +143,7 @@ impl TextArgs {
 
 /// Returns a number of gigabytes as bytes.
 pub fn gigabytes(n: f64) -> usize {
-    (n.max(0.0) * 1e9) as usize
+    (n * 1e9) as usize
 }
 
 /// Returns a folder's name, for a dictionary.

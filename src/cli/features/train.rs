@@ -104,12 +104,19 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// Gigabytes of activations kept in memory; more go to a temporary file
-    #[arg(long, value_name = "GB", default_value_t = 4.0)]
+    #[arg(long, value_name = "GB", default_value_t = 4.0, value_parser = memory)]
     memory: f64,
     /// Only harvest shard I of N of what a set (--layers) is trained on into the file --output, counted from 0; put all of
     /// them together with `merge`, and train on that with --activations
     #[arg(long, value_name = "I/N", requires = "layers", conflicts_with_all = ["site", "target", "activations", "keep", "format"])]
     shard: Option<Part>,
+}
+
+/// Memory that activations may take.
+fn memory(text: &str) -> std::result::Result<f64, String> {
+    const MOST: f64 = 1e6;
+    let gb = text.parse().ok().filter(|gb| (0.0..=MOST).contains(gb));
+    gb.ok_or_else(|| format!("a number of gigabytes from 0 to {MOST}"))
 }
 
 /// The format of what is trained.
@@ -130,7 +137,7 @@ impl Arguments {
             features: self.features,
             steps: self.steps,
             batch: self.batch,
-            held: (self.memory.max(0.0) * 1e9) as usize,
+            held: gigabytes(self.memory),
         };
         Some(self.text.work(&self.model, OverText::Harvest).then(training))
     }

@@ -24,6 +24,7 @@ use crate::features::harvest::{PASS, activations};
 use crate::features::rows::{Batch, Rows};
 use crate::features::scan::correlations::{Pairs, ROOM};
 use crate::features::scan::index::{About, Entry, Example, Index, STRATA, TOP};
+use crate::files::can_be_saved_again;
 use crate::hash::{Hash, mix};
 use crate::interrupt;
 use crate::memory::piece;
@@ -320,6 +321,7 @@ impl<'a> Scan<'a> {
         place.check(&model.config)?;
         let count = subject.count(model);
         let mut index = Index { about, entries: vec![Entry::default(); count] };
+        file.map(can_be_saved_again).transpose()?;
         let kept = file.filter(|p| p.is_file());
         if let Some(path) = kept {
             let old = index_file::open(path)?;

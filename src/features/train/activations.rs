@@ -109,7 +109,11 @@ impl Table {
             }
         }
         if !all_finite(&out) {
-            return Err(Error::NotFinite { path: None, name: "activations".to_owned() });
+            let path = match self {
+                Self::File { path, .. } => Some(path.clone()),
+                Self::Memory { .. } => None,
+            };
+            return Err(Error::NotFinite { path, name: "activations".to_owned() });
         }
         Ok(out)
     }

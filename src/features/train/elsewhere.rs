@@ -35,7 +35,7 @@ use crate::progress::Progress;
 use crate::question::Question;
 use crate::shard::{hex, whole};
 
-const FORMAT: &str = "a file of activations";
+const FORMAT: &str = "activations";
 /// What a Hugging Face dataset on the disk says of its files.
 const STATE: &str = "state.json";
 /// What is wrong where a text has no second position.
@@ -140,6 +140,10 @@ impl Captured {
             (Some(name), _) => *name,
             (None, [only]) if Place::parse(only).is_err() => *only,
             _ => {
+                if names.is_empty() {
+                    let what = "no tensor in it is stored as floats (f16, bf16, f32 or f64)";
+                    return Err(self.malformed(what));
+                }
                 let there: Vec<&str> = names.iter().map(|n| n.as_str()).take(4).collect();
                 let more = names.len().saturating_sub(there.len());
                 let more = if more > 0 { format!(" and {more} others") } else { String::new() };

@@ -15,7 +15,7 @@ use crate::engine::kernels::with_values;
 use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
 use crate::features::harvest::{PASS, activations};
-use crate::features::rows::Rows;
+use crate::features::rows::{Cut, Rows};
 use crate::files::Output;
 use crate::interrupt;
 use crate::model::store::read_exact_at;
@@ -43,6 +43,9 @@ pub struct HarvestAbout {
     pub context: usize,
     /// Tokens of the text at most, where there is a limit.
     pub limit: Option<usize>,
+    /// Whether each row begins with the model's beginning-of-sequence token also where its tokenizer does not add it.
+    #[serde(default)]
+    pub bos: bool,
     /// Whether rows' first positions, outliers in many models, are in it.
     pub include_first: bool,
     /// Rows of each tensor.
@@ -75,8 +78,8 @@ pub struct Harvested<'a> {
     pub rows: &'a Rows,
     pub places: &'a [Place],
     pub texts: &'a [String],
-    pub context: usize,
-    pub limit: Option<usize>,
+    /// How the text became rows.
+    pub cut: Cut,
     pub include_first: bool,
     pub shard: (usize, usize),
 }
@@ -99,8 +102,9 @@ impl Harvested<'_> {
             shard: Shard::new("features train --layers", self.model.fingerprint()?, self.rows.hash()?, self.shard)?,
             places: self.places.to_vec(),
             texts: self.texts.to_vec(),
-            context: self.context,
-            limit: self.limit,
+            context: self.cut.context,
+            limit: self.cut.limit,
+            bos: self.cut.bos,
             include_first: self.include_first,
             positions: own.iter().map(|b| kept(b)).sum(),
             done: 0,
@@ -314,7 +318,7 @@ mod tests {
     #[test]
     fn shards_are_the_whole() {
         let model = Model::open("text").unwrap();
-        let rows = crate::features::rows::Cut::new(32, Some(5_000));
+        let rows = Cut::new(32, Some(5_000));
         let rows = Rows::cut(&model, &["mixed".to_owned()], &rows, &Progress::new()).unwrap();
         let places: Vec<Place> = [0, 2]
             .into_iter()
@@ -328,8 +332,7 @@ mod tests {
                 rows: &rows,
                 places: &places,
                 texts: &["mixed".to_owned()],
-                context: 32,
-                limit: Some(5_000),
+                cut: Cut { context: 32, limit: Some(5_000), bos: false },
                 include_first: false,
                 shard,
             };

@@ -14,12 +14,14 @@ use crate::features::quality::reconstruction;
 use crate::features::rows::Rows;
 use crate::features::train::activations::{Harvest, Keep};
 use crate::features::train::elsewhere::Captured;
-use crate::features::train::harvest_file::{HarvestAbout, Harvested};
+use crate::features::train::harvest_file::{self, HarvestAbout, Harvested};
 use crate::features::train::recipe::{Recipe, split};
 use crate::features::train::{Origin, Point, Trainer};
+use crate::hash::Hash;
 use crate::model::Model;
 use crate::model::safetensors_file::metadata;
 use crate::progress::Progress;
+use crate::shard::hex;
 
 /// Held-out tokens that a finished layer is judged on.
 const JUDGED: usize = 4096;
@@ -149,6 +151,44 @@ impl Source<'_> {
         })
     }
 
+    /// How a layer is trained: as `recipe` says, of this source's text.
+    fn recipe_of(&self, recipe: &Recipe, layer: usize) -> Result<Recipe> {
+        let mut own = recipe_of(recipe, layer)?;
+        match self {
+            Self::Text(model, _) | Self::Kept(model, _) => own.check(&model.config)?,
+            Self::File(file, _) => {
+                // What another program captured does not say what it is of.
+                let (mut texts, mut context, mut tokens) = (vec![file.path().display().to_string()], 0, None);
+                if let Ok(harvest) = harvest_file::about(file.path()) {
+                    (texts, context, tokens) = (harvest.texts, harvest.context, harvest.limit);
+                    (own.bos, own.include_first) = (harvest.bos, harvest.include_first);
+                }
+                (own.text, own.context, own.tokens) = (texts, context, tokens);
+                own.check_format()?;
+            }
+        }
+        Ok(own)
+    }
+
+    /// What a layer's file says of how it was trained.
+    fn about(&self, recipe: &Recipe, fingerprint: &str) -> Result<Vec<(&'static str, String)>> {
+        about(recipe, self.model_name(), fingerprint, self.activations(recipe)?)
+    }
+
+    /// What tells the activations of a file from others: a hash of some rows of a layer's. A harvest of here names its text.
+    fn activations(&self, recipe: &Recipe) -> Result<Option<String>> {
+        let Self::File(file, _) = self else { return Ok(None) };
+        if harvest_file::about(file.path()).is_ok() {
+            return Ok(None);
+        }
+        let table = file.table(recipe.site, !recipe.include_first)?;
+        let rows: Vec<usize> = (0..table.rows()).step_by(table.rows().div_ceil(HASHED).max(1)).collect();
+        let mut hash = Hash::default();
+        hash.add(table.rows() as u64);
+        hash.values(&table.take(&rows)?);
+        Ok(Some(hex(hash.0)))
+    }
+
     fn model_name(&self) -> &str {
         match self {
             Self::Text(model, _) | Self::Kept(model, _) => &model.config.name,
@@ -168,14 +208,29 @@ pub fn recipe_of(recipe: &Recipe, layer: usize) -> Result<Recipe> {
     Ok(own)
 }
 
-/// What a layer's file says of how it was trained: its recipe, and the model by name and weights.
-fn about(recipe: &Recipe, model: &str, fingerprint: &str) -> Result<[(&'static str, String); 3]> {
+/// What a layer's file says of how it was trained: its recipe, the model by name and weights, and what tells the activations
+/// of a file from others.
+fn about(
+    recipe: &Recipe,
+    model: &str,
+    fingerprint: &str,
+    activations: Option<String>,
+) -> Result<Vec<(&'static str, String)>> {
     let recipe = serde_json::to_string(recipe).map_err(|e| Error::failed(e.to_string()))?;
-    Ok([("circuitscope.recipe", recipe), ("circuitscope.model", model.to_owned()), (WEIGHTS, fingerprint.to_owned())])
+    let mut all = vec![
+        ("circuitscope.recipe", recipe),
+        ("circuitscope.model", model.to_owned()),
+        (WEIGHTS, fingerprint.to_owned()),
+    ];
+    all.extend(activations.map(|hash| (ACTIVATIONS, hash)));
+    Ok(all)
 }
 
 /// Hash of some numbers of every weight of the model.
 const WEIGHTS: &str = "circuitscope.weights";
+/// Hash of some of the activations, where they came from a file, of so many rows.
+const ACTIVATIONS: &str = "circuitscope.activations";
+const HASHED: usize = 64;
 
 /// A layer that lies there is taken up only if it was trained in this very way.
 fn same_training(path: &Path, about: &[(&str, String)]) -> Result<()> {
@@ -192,6 +247,7 @@ fn same_training(path: &Path, about: &[(&str, String)]) -> Result<()> {
                 let of = facts.get("circuitscope.model").cloned().unwrap_or_default();
                 format!("was trained of other weights ({of})")
             }
+            Some(_) if *name == ACTIVATIONS => "was trained on other activations".to_owned(),
             Some(_) => "was trained with other settings or on another text".to_owned(),
         };
         return Err(Error::request(format!(
@@ -221,9 +277,9 @@ pub fn harvest_set(
         all.extend(own.places());
     }
     let (rows, _) = split(Rows::cut(model, &recipe.text, &recipe.cut(), progress)?);
-    let Recipe { text, context, tokens, include_first, .. } = recipe;
-    let (texts, context, limit, include_first) = (text, *context, *tokens, *include_first);
-    Harvested { model, rows: &rows, places: &all, texts, context, limit, include_first, shard }.run(path, progress)
+    let Recipe { text, include_first, .. } = recipe;
+    Harvested { model, rows: &rows, places: &all, texts: text, cut: recipe.cut(), include_first: *include_first, shard }
+        .run(path, progress)
 }
 
 /// Trains a transcoder for each of some layers, and writes them into a folder as circuit-tracer keeps them. `recipe` says
@@ -240,21 +296,13 @@ pub fn train_set(
     report: &mut dyn FnMut(usize, Point),
 ) -> Result<TrainedSet> {
     let asked = source.layers(layers)?;
-    let of = |layer: usize| -> Result<Recipe> {
-        let own = recipe_of(recipe, layer)?;
-        match source {
-            Source::Text(model, _) | Source::Kept(model, _) => own.check(&model.config)?,
-            Source::File(..) => own.check_format()?,
-        }
-        Ok(own)
-    };
     let fingerprint = source.fingerprint()?;
     let mut missing = Vec::new();
     let mut done = Vec::new();
     for layer in asked {
-        let (own, path) = (of(layer)?, circuit_tracer::layer_file(folder, layer));
+        let (own, path) = (source.recipe_of(recipe, layer)?, circuit_tracer::layer_file(folder, layer));
         if path.is_file() {
-            same_training(&path, &about(&own, source.model_name(), &fingerprint)?)?;
+            same_training(&path, &source.about(&own, &fingerprint)?)?;
             done.push(Trained { layer, path, last: None });
         } else {
             missing.push((layer, own));
@@ -291,7 +339,7 @@ pub fn train_set(
                 return Err(Error::failed("nothing was harvested"));
             };
             positions = input.rows();
-            let about = about(&own, source.model_name(), &fingerprint)?;
+            let about = source.about(&own, &fingerprint)?;
             let model_name = Some(source.model_name().to_owned());
             let origin = Origin { model_name, input: Some(own.site), output: own.target };
             let mut trainer = Trainer::new(own.settings, origin, input, Some(target))?;
@@ -404,6 +452,19 @@ mod tests {
             let read = |folder: &Path| crate::files::read(&circuit_tracer::layer_file(folder, layer), 1 << 30).unwrap();
             assert_eq!(read(&sharded), read(&dir.path().join("whole")), "layer {layer}");
         }
+        // A harvest of another text is not gone on with, and the layers say which text it was.
+        let (other, elsewhere) = (dir.path().join("other"), dir.path().join("elsewhere"));
+        let other_text = Recipe { tokens: recipe.tokens.map(|n| n / 2), ..recipe.clone() };
+        harvest_set(&model, &other_text, Layers::All, (0, 1), &other, &Progress::new()).unwrap();
+        std::fs::create_dir(&elsewhere).unwrap();
+        let first = circuit_tracer::layer_file(&sharded, 0);
+        std::fs::copy(&first, circuit_tracer::layer_file(&elsewhere, 0)).unwrap();
+        let other = Captured::open(&other).unwrap();
+        let source = Source::File(&other, "text");
+        let made = train_set(&source, &recipe, Layers::All, &elsewhere, &Progress::new(), &mut |_, _| {});
+        assert!(made.is_err_and(|e| e.to_string().contains("on another text")));
+        let said: Recipe = serde_json::from_str(&metadata(&first).unwrap()["circuitscope.recipe"]).unwrap();
+        assert_eq!((said.text, said.context, said.tokens), (recipe.text.clone(), recipe.context, recipe.tokens));
         // Layers of other settings, of other weights, or of who knows what are not taken up.
         let refused = |recipe: &Recipe| {
             let source = Source::Text(&model, 1 << 30);
@@ -415,7 +476,7 @@ mod tests {
         let mut own = recipe.clone();
         let [site, target] = places(0).unwrap();
         (own.site, own.target) = (site, Some(target));
-        let foreign = about(&own, "another", "0").unwrap();
+        let foreign = about(&own, "another", "0", None).unwrap();
         let layer = set.layer(0, &model.config, &Progress::new()).unwrap().0;
         circuit_tracer::save(&layer, &again, 0, &foreign).unwrap();
         assert!(refused(&recipe).contains("other weights (another)"), "{}", refused(&recipe));
