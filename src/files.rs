@@ -202,6 +202,10 @@ impl Output {
     /// A folder that cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
         let failed = |e| Error::write(path, e);
+        #[cfg(unix)]
+        if let Some(open) = descriptor(path) {
+            return Ok(Self { path: path.to_owned(), kind: Kind::Through(open.map_err(failed)?) });
+        }
         let place = followed(path);
         let kind = match std::fs::metadata(&place) {
             Ok(there) if !there.is_file() && !there.is_dir() => {
@@ -212,7 +216,9 @@ impl Output {
                 let mut builder = tempfile::Builder::new();
                 #[cfg(unix)]
                 builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-                let file = interrupt::temporary(|| builder.tempfile_in(folder)).map_err(failed)?;
+                // What went wrong is said of the user's file, not of the one beside it.
+                let beside = interrupt::temporary(|| builder.tempfile_in(folder));
+                let file = beside.map_err(|e| failed(std::io::Error::from(e.kind())))?;
                 // A file that is replaced keeps who may read it; a new one follows the umask.
                 #[cfg(unix)]
                 if let Ok(there) = there {
@@ -256,10 +262,54 @@ impl Write for Output {
     }
 }
 
+/// What this process has open already where a path names that: `/dev/stdout`, `/dev/fd/3`, what a shell puts for `>(…)`. It
+/// may be a pipe, which has no name, or a file that others write as well, so that it is written from where it stands.
+#[cfg(unix)]
+fn descriptor(path: &Path) -> Option<std::io::Result<std::fs::File>> {
+    use std::os::fd::{BorrowedFd, RawFd};
+    let mut place = std::path::absolute(path).ok()?;
+    for _ in 0..LINKS {
+        let folder = std::fs::canonicalize(place.parent()?).ok()?;
+        let own = folder.starts_with(format!("/proc/{}", std::process::id())) && folder.ends_with("fd");
+        if own || folder == Path::new("/dev/fd") {
+            let number: RawFd = place.file_name()?.to_str()?.parse().ok()?;
+            // A number of which nothing is open.
+            std::fs::symlink_metadata(&place).ok()?;
+            // SAFETY: it was open a moment ago, and is only copied; a copy of one that was closed meanwhile fails.
+            let copy = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned();
+            return Some(copy.map(std::fs::File::from));
+        }
+        place = folder.join(std::fs::read_link(&place).ok()?);
+    }
+    None
+}
+
+/// Refuses a pipe, or what is open already, for a work that saves several times: it would hold one state behind the other.
+///
+/// # Errors
+/// The path is one of those.
+pub fn can_be_saved_again(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        let is_pipe = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo());
+        if is_pipe || descriptor(path).is_some() {
+            return Err(Error::request(format!(
+                "{} cannot be written anew, and this work saves what it has done now and then; name a file",
+                path.display()
+            )));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
+/// Links that are followed: as many as Linux follows.
+const LINKS: usize = 40;
+
 /// Where a path leads by links, whether or not there is something.
 fn followed(path: &Path) -> PathBuf {
-    /// As many as Linux follows.
-    const LINKS: usize = 40;
     let mut place = path.to_owned();
     for _ in 0..LINKS {
         let Ok(next) = std::fs::read_link(&place) else { break };
@@ -283,8 +333,8 @@ impl Claim {
     /// # Errors
     /// Another process writes there; a folder that cannot be written.
     pub fn of(folder: &Path) -> Result<Self> {
-        if folder.is_file() {
-            return Err(Error::request(format!("{} is a file; name a folder", folder.display())));
+        if folder.exists() && !folder.is_dir() {
+            return Err(Error::request(format!("{} is no folder; name a folder", folder.display())));
         }
         let failed = |e| Error::write(folder, e);
         let made = !folder.exists();

@@ -65,7 +65,8 @@ fn damaged_safetensors() {
     assert!(shape.contains("model.norm.weight"), "{shape}");
     let missing = changed(|f| {
         header(f, |h| {
-            h.remove("model.norm.weight");
+            let taken = h.remove("model.norm.weight").unwrap();
+            h.insert("something.else".to_owned(), taken);
         });
     });
     assert!(missing.contains("model.norm.weight") && missing.contains("llama"), "{missing}");
@@ -89,6 +90,38 @@ fn damaged_safetensors() {
         std::fs::write(f.join("model.safetensors.index.json"), index).unwrap();
     });
     assert!(outside.contains("not a file of this folder"), "{outside}");
+}
+
+/// What no tensor fills would be another's if all offsets were too large.
+#[test]
+fn holes_in_safetensors() {
+    let moved = changed(|f| {
+        header(f, |map| {
+            for (_, info) in map.iter_mut().filter(|(name, _)| *name != "__metadata__") {
+                let offsets = info["data_offsets"].as_array_mut().unwrap();
+                offsets.iter_mut().for_each(|o| *o = (o.as_u64().unwrap() + 64).into());
+            }
+        });
+        let path = f.join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(path, [&bytes[..], &[0; 64]].concat()).unwrap();
+    });
+    assert!(moved.contains("bytes 0 to 64 of its data belong to no tensor"), "{moved}");
+    let longer = changed(|f| {
+        let path = f.join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(path, [&bytes[..], &[0; 1000]].concat()).unwrap();
+    });
+    assert!(longer.contains("belong to no tensor"), "{longer}");
+    assert!(changed(|f| header(f, |m| _ = m.insert("__metadata__".to_owned(), 5.into()))).contains("__metadata__"));
+}
+
+#[test]
+fn a_norm_adds_little() {
+    for eps in [-1e-6, 1e30, 0.2] {
+        let text = changed(|f| config(f, |m| _ = m.insert("rms_norm_eps".to_owned(), eps.into())));
+        assert!(text.contains("epsilon"), "{text}");
+    }
 }
 
 #[test]

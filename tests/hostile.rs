@@ -189,6 +189,56 @@ fn options_of_a_dictionary_have_their_types() {
     assert!(said.contains("normalize_activations"), "{said}");
 }
 
+/// What a dictionary says beside an architecture that has none of it, or in a place that cannot hold it, is not passed over.
+#[test]
+fn what_a_dictionary_says_is_not_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let spoilt = |from: &str, change: &dyn Fn(&mut Value)| {
+        let to = folder.path().join("spoilt");
+        let _ = std::fs::remove_dir_all(&to);
+        std::fs::create_dir(&to).unwrap();
+        copied(&fixture("dictionaries").join(from), &to);
+        let path = to.join("cfg.json");
+        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        change(&mut config);
+        std::fs::write(&path, config.to_string()).unwrap();
+        sentence(&encode(&to), 1)
+    };
+    assert!(spoilt("topk", &|c| c["architecture"] = Value::Null).contains("it says k = "));
+    for metadata in [json!("x"), json!([]), json!(1), json!(true)] {
+        assert!(spoilt("topk", &|c| c["metadata"] = metadata.clone()).contains("`metadata` is "));
+    }
+    let kwargs = json!({"fold_ln": "true"});
+    assert!(spoilt("standard", &|c| c["model_from_pretrained_kwargs"] = kwargs.clone()).contains("`fold_ln` is "));
+}
+
+#[test]
+fn graphs_and_sessions_keep_to_their_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let spoilt = |change: &dyn Fn(&mut Value)| {
+        let mut graph: Value = serde_json::from_str(&std::fs::read_to_string(a_graph()).unwrap()).unwrap();
+        change(&mut graph);
+        let path = folder.path().join("graph.json");
+        std::fs::write(&path, graph.to_string()).unwrap();
+        sentence(&["graph", "info", path.to_str().unwrap()], 1)
+    };
+    assert!(spoilt(&|g| g["metadata"]["scan"] = json!(5)).contains("`scan` is 5"));
+    assert!(spoilt(&|g| g["metadata"]["info"] = json!({"silent_positions": -1})).contains("`silent_positions` is -1"));
+    assert!(spoilt(&|g| g["qParams"] = json!({"pinnedIds": 5})).contains("`pinnedIds` is 5"));
+    assert!(spoilt(&|g| g["qParams"] = json!({"supernodes": "[[\"a\","})).contains("`supernodes` is no list"));
+    let session = folder.path().join("s.scope");
+    let name = session.to_str().unwrap();
+    run(&["session", "new", "-m", "text", "-p", "The", "-o", name]);
+    let good: Value = serde_json::from_str(&std::fs::read_to_string(&session).unwrap()).unwrap();
+    for place in ["/document", "/document/desk", "/document/desk/graph", "/document/look"] {
+        let mut bad = good.clone();
+        *bad.pointer_mut(place).unwrap() = json!([]);
+        std::fs::write(&session, bad.to_string()).unwrap();
+        let said = sentence(&["session", "show", name], 1);
+        assert!(said.contains("is a list, not an object"), "{place}: {said}");
+    }
+}
+
 /// Options of a wrong type are refused by name, in every reader: (the folder, its file, how that is spoilt, the option).
 #[test]
 fn options_of_a_wrong_type_are_refused() {
@@ -367,6 +417,72 @@ fn devices_and_pipes_are_written_and_read_as_what_they_are() {
     std::fs::remove_file(at("config.json")).unwrap();
     symlink("/dev/zero", at("config.json")).unwrap();
     assert!(sentence(&["run", "-m", &model, "--ids", "1"], 1).contains("too long for what it is"));
+}
+
+/// What a shell has opened has no name of its own, and is written from where it stands.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_open_already_is_written_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let graph = a_graph();
+    let prune = |shell: &str| {
+        let program = env!("CARGO_BIN_EXE_circuitscope");
+        let line = format!("'{program}' graph prune '{}' --json -o {shell}", graph.display());
+        let out = std::process::Command::new("bash").args(["-c", &line]).current_dir(folder.path()).output().unwrap();
+        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+        out.stdout
+    };
+    let is_graph = |text: &[u8]| text.windows(8).any(|w| w == b"\"links\":");
+    for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        assert!(is_graph(&prune(&format!("{name} | cat"))), "{name}");
+    }
+    // The shell does not wait for what reads that.
+    prune(">(cat > partial; mv partial through)");
+    let through = folder.path().join("through");
+    let started = std::time::Instant::now();
+    while !through.exists() {
+        assert!(started.elapsed().as_secs() < 60, "nothing came through");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(is_graph(&std::fs::read(&through).unwrap()));
+    let log = folder.path().join("log");
+    std::fs::write(&log, "old\n").unwrap();
+    prune("/dev/stdout >> log");
+    let log = std::fs::read(&log).unwrap();
+    assert!(log.starts_with(b"old\n") && is_graph(&log), "an earlier line stays");
+}
+
+/// Numbers beyond everything are as good as all, or are refused.
+#[test]
+fn numbers_without_measure_are_no_panic() {
+    let most = u64::MAX.to_string();
+    let graph = a_graph();
+    let graph = graph.to_str().unwrap();
+    let out = run(&["why", "-m", "induction", "--ids", "1,2,3", "--head", "1.0", "--top", &most]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let folder = tempfile::tempdir().unwrap();
+    let lens = folder.path().join("l");
+    let lens = lens.to_str().unwrap();
+    let fit = ["jlens", "fit", "-m", "induction", "--text", "prose", "--limit", "2", "--tokens", "24", "-o", lens];
+    let layers = [&fit[..], &["--layers", &most]].concat();
+    assert!(sentence(&layers, 2).contains("a lens cannot be fitted"));
+    let skip = [&fit[..], &["--skip", &most]].concat();
+    assert_ne!(run(&skip).status.code(), Some(101));
+    assert!(run(&[&fit[..], &["--skip", "4"]].concat()).status.success());
+    let read = ["jlens", "read", "-m", "induction", "--ids", "1,2", "--lens", lens, "--top", &most];
+    assert!(run(&read).status.success());
+    #[cfg(feature = "gui")]
+    for shares in ["NaN,0.9", "0.8,inf", "2,0.9"] {
+        let drawn =
+            ["render", "--view", "graph", "-m", "text", "--graph", graph, "-o", "r.svg", "--thresholds", shares];
+        assert!(sentence(&drawn, 2).contains("between 0 and 1"), "{shares}");
+    }
+    let _ = graph;
+    for memory in ["NaN", "-1", "inf"] {
+        let memory = format!("--memory={memory}");
+        let train = ["features", "train", "-m", "text", "--site", "blocks.0.hook_resid_post", "-o", "x", &memory];
+        assert!(sentence(&train, 2).contains("gigabytes"), "{memory}");
+    }
 }
 
 #[cfg(unix)]

@@ -251,6 +251,9 @@ fn circuit(args: &Arguments, app: &mut App, wrong: &mut Option<Error>) {
 fn graph(args: &Arguments, app: &mut App, wrong: &mut Option<Error>) {
     match args.thresholds.as_deref() {
         None => {}
+        Some(shares) if !shares.iter().all(|s| (0.0..=1.0).contains(s)) => {
+            *wrong = Some(Error::request("--thresholds takes shares between 0 and 1"));
+        }
         Some([node, edge]) => app.state.apply(ModelAction::Thresholds(Some((*node, *edge))), 0.0),
         Some(_) => *wrong = Some(Error::request("--thresholds takes two shares, as 0.8,0.98")),
     }

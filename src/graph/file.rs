@@ -83,6 +83,8 @@ impl GraphFile {
         if !parsed.iter().any(|n| n.kind == NodeKind::Logit) {
             remarks.push("it has no logit node, so nothing has influence".to_owned());
         }
+        lay_out_marks(&mut document).map_err(|what| malformed(path, format!("its {what}")))?;
+        check_facts(&document).map_err(|what| malformed(path, format!("its {what}")))?;
         let tokens = prompt_tokens(&document).map_err(|what| malformed(path, format!("its {what}")))?;
         let graph = Graph::with_inputs(tokens, parsed, &links, &inputs).map_err(|e| malformed(path, e.to_string()))?;
         Ok(Self { document, nodes, graph, remarks })
@@ -207,6 +209,44 @@ impl GraphFile {
 /// Positions and layers beyond these are mistakes, and would be drawn as empty columns and lines.
 const MOST_POSITIONS: f64 = 1_048_576.0;
 const MOST_LAYERS: i32 = 10_000;
+
+/// circuit-tracer's viewer saves its marks as they stand in its address: pinned ids with commas between them, supernodes as the
+/// text of a list.
+fn lay_out_marks(document: &mut Map<String, Value>) -> std::result::Result<(), String> {
+    let Some(Value::Object(drawn)) = document.get_mut("qParams") else { return Ok(()) };
+    if let Some(Value::String(ids)) = drawn.get("pinnedIds") {
+        let ids: Vec<&str> = ids.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
+        drawn.insert("pinnedIds".to_owned(), json!(ids));
+    }
+    if let Some(Value::String(text)) = drawn.get("supernodes") {
+        let list = match text.trim() {
+            "" => json!([]),
+            list => serde_json::from_str(list).map_err(|e| format!("`supernodes` is no list as text ({e})"))?,
+        };
+        drawn.insert("supernodes".to_owned(), list);
+    }
+    Ok(())
+}
+
+/// What a file says of itself is read by name later; of another type it would be taken for absent.
+fn check_facts(document: &Map<String, Value>) -> std::result::Result<(), String> {
+    let metadata: Option<&Map<String, Value>> = typed(document.get("metadata"), "metadata")?;
+    let of = |name: &str| metadata.and_then(|m| m.get(name));
+    let info: Option<&Map<String, Value>> = typed(of("info"), "info")?;
+    let told = |name: &str| info.and_then(|i| i.get(name));
+    for name in ["scan", "slug", "prompt"] {
+        typed::<&str>(of(name), name)?;
+    }
+    for name in ["dictionary", "nodes", "limited"] {
+        typed::<&str>(told(name), name)?;
+    }
+    typed::<u64>(told("silent_positions"), "silent_positions")?;
+    let drawn: Option<&Map<String, Value>> = typed(document.get("qParams"), "qParams")?;
+    for name in ["pinnedIds", "supernodes"] {
+        typed::<&[Value]>(drawn.and_then(|q| q.get(name)), name)?;
+    }
+    Ok(())
+}
 
 fn prompt_tokens(document: &Map<String, Value>) -> std::result::Result<Vec<String>, String> {
     let metadata: Option<&Map<String, Value>> = typed(document.get("metadata"), "metadata")?;

@@ -303,6 +303,11 @@ struct Part {
 impl Part {
     /// Reads and checks the header; `nth` is the number of the file among the model's.
     fn open(path: &Path, nth: usize) -> Result<Self> {
+        // A pipe would be waited for.
+        if path.exists() && !path.is_file() {
+            let what = "it is no file; name a file or a folder with a model".to_owned();
+            return Err(Error::Unopenable { path: path.to_owned(), what });
+        }
         let file = File::open(path).map_err(|e| Error::read(path, e))?;
         let len = file.metadata().map_err(|e| Error::read(path, e))?.len();
         let (metadata, entries) = {

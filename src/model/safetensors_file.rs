@@ -106,6 +106,10 @@ pub fn index(paths: &[PathBuf]) -> Result<Index> {
         let mut ranges = Vec::new();
         for (name, info) in tensors {
             if name == "__metadata__" {
+                let texts = |m: &serde_json::Map<String, Json>| m.values().all(Json::is_string);
+                if !info.is_null() && !info.as_object().is_some_and(texts) {
+                    return Err(malformed("its `__metadata__` is no object of texts".to_owned()));
+                }
                 continue;
             }
             let info: Info = serde_json::from_value(info)
@@ -143,6 +147,12 @@ pub fn index(paths: &[PathBuf]) -> Result<Index> {
         ranges.sort();
         if let Some(pair) = ranges.windows(2).find(|pair| pair[1].0 < pair[0].1) {
             return Err(malformed(format!("tensors `{}` and `{}` overlap", short(&pair[0].2), short(&pair[1].2))));
+        }
+        // As the format wants it: offsets that are all too large would give every tensor another's bytes.
+        let starts = ranges.iter().map(|r| r.0).chain([len]);
+        let ends = std::iter::once(0).chain(ranges.iter().map(|r| r.1));
+        if let Some((from, to)) = ends.zip(starts).find(|(from, to)| from != to) {
+            return Err(malformed(format!("bytes {from} to {to} of its data belong to no tensor")));
         }
         index.files.push(file);
     }

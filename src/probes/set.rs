@@ -192,12 +192,12 @@ fn taken(labels: &[usize], groups: &[Vec<usize>], mut wanted: Vec<i64>) -> Vec<b
     let first = wanted.clone();
     let mut test = vec![false; labels.len()];
     for group in groups {
-        let mut own = vec![0i64; wanted.len()];
-        group.iter().for_each(|i| own[labels[*i]] += 1);
-        let gain: i64 = own.iter().zip(&wanted).map(|(n, w)| w.abs() - (w - n).abs()).sum();
+        let mut own: BTreeMap<usize, i64> = BTreeMap::new();
+        group.iter().for_each(|i| *own.entry(labels[*i]).or_default() += 1);
+        let gain: i64 = own.iter().map(|(class, n)| wanted[*class].abs() - (wanted[*class] - n).abs()).sum();
         let none_yet = group.iter().any(|i| wanted[labels[*i]] == first[labels[*i]]);
         if gain > 0 || gain == 0 && none_yet {
-            wanted.iter_mut().zip(&own).for_each(|(w, n)| *w -= n);
+            own.iter().for_each(|(class, n)| wanted[*class] -= n);
             group.iter().for_each(|i| test[*i] = true);
         }
     }
@@ -206,12 +206,10 @@ fn taken(labels: &[usize], groups: &[Vec<usize>], mut wanted: Vec<i64>) -> Vec<b
 
 /// A class with too few texts on a side: the class, whether that side is held out, and how many there are.
 fn lacking(labels: &[usize], classes: usize, test: &[bool]) -> Option<(usize, bool, usize)> {
-    let sides = (0..classes).flat_map(|class| [(class, false), (class, true)]);
-    sides
-        .map(|(class, side)| {
-            (class, side, labels.iter().zip(test).filter(|(l, t)| **l == class && **t == side).count())
-        })
-        .find(|(.., there)| *there < LEAST)
+    let mut there = vec![[0usize; 2]; classes];
+    labels.iter().zip(test).for_each(|(label, held_out)| there[*label][usize::from(*held_out)] += 1);
+    let sides = there.iter().enumerate().flat_map(|(class, n)| [(class, false, n[0]), (class, true, n[1])]);
+    sides.into_iter().find(|(.., n)| *n < LEAST)
 }
 
 #[cfg(test)]

@@ -100,8 +100,27 @@ impl Session {
             }
             None => return Err(bad("it does not say its version".to_owned())),
         }
+        let shape = serde_json::to_value(Self::default()).map_err(|e| bad(e.to_string()))?;
+        let parked = value.pointer("/document/parked").and_then(Value::as_object).into_iter().flatten();
+        let desks = parked.map(|(_, desk)| misshapen(desk, &shape["document"]["desk"], "parked desk"));
+        if let Some(place) = std::iter::once(misshapen(&value, &shape, "")).chain(desks).flatten().next() {
+            return Err(bad(format!("its {place} is a list, not an object")));
+        }
         serde_json::from_value(value).map_err(|e| bad(e.to_string()))
     }
+}
+
+/// The first place where a list stands for an object: it would be taken for one whose fields all have their defaults. `shape`
+/// is what such a file holds at least.
+fn misshapen(value: &Value, shape: &Value, above: &str) -> Option<String> {
+    let wanted = shape.as_object()?;
+    if value.is_array() {
+        return Some(above.to_owned());
+    }
+    wanted.iter().find_map(|(name, shape)| {
+        let place = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+        misshapen(value.get(name)?, shape, &place)
+    })
 }
 
 /// Makes the paths that a desk names whole.

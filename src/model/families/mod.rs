@@ -42,7 +42,7 @@ use super::gguf_config::Keys;
 use super::options::Options;
 use super::rotary::RotaryStyle;
 use super::weights::Names;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A model family.
 pub struct Family {
@@ -187,9 +187,18 @@ fn common_shape(o: &Options) -> Result<Shape> {
     shape(o, &COMMON)
 }
 
+/// What a norm adds to the variance.
+fn epsilon(told: f64) -> Result<f32> {
+    const MOST: f64 = 0.1;
+    if (0.0..=MOST).contains(&told) {
+        return Ok(told as f32);
+    }
+    Err(Error::failed(format!("a norm's epsilon of {told} cannot be; it lies between 0 and {MOST}")))
+}
+
 fn layer_norm(o: &Options, option: &str) -> Result<NormKind> {
     let common = o.number("layer_norm_eps")?;
-    Ok(NormKind::Layer { eps: o.number(option)?.or(common).unwrap_or(1e-5) as f32 })
+    Ok(NormKind::Layer { eps: epsilon(o.number(option)?.or(common).unwrap_or(1e-5))? })
 }
 
 /// Reads the config of Llama's block: RMSNorm, rotary halves, gated MLP.
@@ -201,7 +210,7 @@ fn gated_rms(family: &str, o: &Options) -> Result<ModelConfig> {
 
 /// As [`gated_rms`] for families that read their rotations themselves.
 fn gated_rms_unrotated(family: &str, o: &Options) -> Result<ModelConfig> {
-    let norm = NormKind::Rms { eps: o.number_or("rms_norm_eps", 1e-6)? as f32 };
+    let norm = NormKind::Rms { eps: epsilon(o.number_or("rms_norm_eps", 1e-6)?)? };
     let mut c = ModelConfig::plain(family, common_shape(o)?, norm);
     c.gated_mlp = true;
     c.activation = o.activation(&["hidden_activation", "hidden_act"], "silu")?;

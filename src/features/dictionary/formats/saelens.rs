@@ -58,12 +58,30 @@ fn typed<'a, T: Typed<'a>>(
     super::typed(field(config, names), names.first().copied().unwrap_or_default(), malformed)
 }
 
+/// What is read by name later, and of another type would be passed over.
+fn check_types(config: &Json, malformed: &impl Fn(String) -> Error) -> Result<()> {
+    let _: Option<&Map<String, Json>> = super::typed(config.get("metadata"), "metadata", malformed)?;
+    for text in ["generator", "sae_lens_version"] {
+        let _: Option<&str> = typed(config, &[text], malformed)?;
+    }
+    Ok(())
+}
+
 fn architecture_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Result<String> {
+    check_types(config, malformed)?;
     let text = |names: &[&str]| typed::<&str>(config, names, malformed);
     let mut architecture = text(&["architecture"])?.unwrap_or("standard").to_owned();
     // Before version 6 a "standard" dictionary could name another activation function.
     let function = text(&["activation_fn_str", "activation_fn"])?.unwrap_or("relu");
     if architecture == "standard" {
+        let kwargs: Option<&Map<String, Json>> = typed(config, &["activation_fn_kwargs"], malformed)?;
+        let k = field(config, &["k"]).or_else(|| kwargs?.get("k")).filter(|k| !k.is_null());
+        if let Some(k) = k.filter(|_| function == "relu") {
+            return Err(malformed(format!(
+                "it says k = {}, and its architecture is standard with relu, which keeps no k; name its architecture",
+                short(&k.to_string())
+            )));
+        }
         match function {
             "relu" => {}
             "topk" => "topk".clone_into(&mut architecture),
@@ -133,6 +151,7 @@ fn processing_of(
             ));
         }
     }
+    let _: Option<bool> = super::typed(told.and_then(|t| t.get("fold_ln")), "fold_ln", malformed)?;
     let centre = "center_writing_weights";
     let centred: Option<bool> = super::typed(told.and_then(|t| t.get(centre)), centre, malformed)?;
     let model: Option<&str> = typed(config, &["model_name"], malformed)?;
