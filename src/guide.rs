@@ -382,6 +382,24 @@ mod tests {
         }
     }
 
+    /// Whether a page says in brackets, as in [Olsson et al. 2022], where what it shows comes from.
+    fn names_its_source(page: &Page) -> bool {
+        let inside =
+            |part: &str| part.split_once(']').filter(|(_, after)| !after.starts_with('(')).map(|(i, _)| i.to_owned());
+        let year =
+            |word: &str| word.len() == 4 && word.starts_with(['1', '2']) && word.bytes().all(|b| b.is_ascii_digit());
+        let told =
+            |text: String| text.contains("TransformerLens") || text.split(|c: char| !c.is_alphanumeric()).any(year);
+        page.sections.iter().flat_map(|s| s.body.split('[').skip(1)).filter_map(inside).any(told)
+    }
+
+    #[test]
+    fn every_view_says_where_its_formula_comes_from() {
+        let views: Vec<&Page> = pages().iter().filter(|p| p.name.starts_with("view-")).collect();
+        let silent: Vec<&str> = views.iter().filter(|p| !names_its_source(p)).map(|p| p.name).collect();
+        assert!(views.len() > 30 && silent.is_empty(), "{silent:?}");
+    }
+
     #[test]
     fn every_page_has_a_title_a_summary_and_a_place_in_the_contents() {
         let contents = page(CONTENTS).expect("the table of contents");

@@ -210,6 +210,10 @@ fn tools_give_the_documents_of_the_command_line() {
     let lens = client.document("lens", json!({"prompt": PROMPT, "pos": "all", "answer": " States"}));
     assert_eq!(lens["axes"], json!(["layer", "pos"]));
     assert_eq!(lens["answer_rank"][1][4], 0);
+    // A plan names one of its own commands, or a whole one.
+    assert!(client.document("plan", json!({"command": "lens", "prompt": PROMPT}))["needs_bytes"].is_number());
+    let whole = json!({"work": ["heads", "--over", "prose", "-o", "heads.arrow"]});
+    assert_eq!(client.document("plan", whole)["command"], "heads --over prose -o heads.arrow");
     // Lists, texts that begin with a dash, flags, several words, a command without a document.
     assert_eq!(client.document("run", json!({"ids": [5, 6], "bos": false}))["tokens"].as_array().unwrap().len(), 2);
     assert!(client.document("run", json!({"prompt": "- a list"}))["loss"].is_number());

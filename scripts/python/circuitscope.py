@@ -56,6 +56,8 @@ def _call(words):
         done = subprocess.run([program(), *words], stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8")
     except OSError as error:
         raise Error(f"{program()} cannot be started: {error.strerror}") from None
+    except ValueError:  # NUL, or half of a surrogate pair
+        raise Error("an argument holds a character that no command line can carry; take it out", 2) from None
     if done.returncode:
         said = re.findall(r"^circuitscope: (?!warning: )(.*)", done.stderr, re.MULTILINE)
         raise Error(said[-1] if said else f"the program ended with status {done.returncode}", done.returncode)
@@ -89,8 +91,9 @@ def _options(options, folder):
                 yield f"{name}={_word(one, folder)}"
 
 
-def _arrays(value):
-    """In every object that names its axes, numbers with so many dimensions become an array; null becomes NaN."""
+def _arrays(value, named=None):
+    """In every object that names its axes, numbers with so many dimensions become an array; null becomes NaN. An object may
+    name the axes of each thing in it, and of what is in those: `named`."""
     import numpy
 
     if isinstance(value, list):
@@ -98,15 +101,21 @@ def _arrays(value):
     if not isinstance(value, dict):
         return value
     out, axes = {}, value.get("axes")
+    if isinstance(axes, dict):
+        named, axes = axes, None
     for key, inner in value.items():
-        out[key] = inner if key in ("axes", "shape") else _arrays(inner)
-        if axes and isinstance(inner, list) and key not in ("axes", "shape"):
+        if key in ("axes", "shape"):
+            out[key] = inner
+            continue
+        out[key] = _arrays(inner, named)
+        own = (named or {}).get(key, axes)
+        if own and isinstance(inner, list):
             try:
                 array = numpy.array(inner)
                 array = array.astype(float) if array.dtype == object else array
             except (TypeError, ValueError):
                 continue
-            if array.ndim == len(axes) and array.dtype.kind in "biuf":
+            if array.ndim == len(own) and array.dtype.kind in "biuf":
                 out[key] = array
     return out
 
@@ -149,9 +158,13 @@ class Command:
 
 
 class show:
-    """A report (an HTML file) in a notebook; of a session (FILE.scope) the report is made first."""
+    """A report (an HTML file, or what `cs.session.report` gave) in a notebook; of a session (FILE.scope) the report is made
+    first."""
 
     def __init__(self, path, height=800):
+        path = path.get("output") if isinstance(path, dict) else path
+        if not isinstance(path, (str, os.PathLike)):
+            raise Error("there is no report to show; give the path of an HTML file or of a session", 2)
         self.height, path = height, os.fspath(path)
         with tempfile.TemporaryDirectory() as folder:
             if path.endswith(".scope"):

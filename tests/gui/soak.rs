@@ -290,6 +290,9 @@ impl Soak {
     /// Memory of the window that was used, back at the model and prompt that it began with.
     fn measure_used(&mut self) -> f64 {
         self.tell("memory is measured as it is".to_owned());
+        // A training goes on in whatever session, for as long as it takes.
+        let ctx = self.h.ctx.clone();
+        self.h.state_mut().command(&ctx, Command::Cancel);
         self.act(Action::OpenSession(self.path(START)));
         self.rest(20);
         settle(&mut self.h);

@@ -29,6 +29,10 @@ class Python(unittest.TestCase):
         self.assertEqual(cs.run(ids=(5, 6))["tokens"][1]["id"], 6)
         self.assertEqual(cs.run(prompt="- a dash")["tokens"][0]["text"], "-")
 
+    def test_a_plan_takes_a_word_or_a_command(self):
+        self.assertGreater(cs.plan("lens", prompt=PROMPT)["needs_bytes"], 0)
+        self.assertEqual(cs.plan("heads", "--over", "prose")["command"], "heads --over prose")
+
     def test_options_are_keywords(self):
         doc = cs.ablate(prompt=PROMPT, answer=" States", site="z", with_="mean")
         self.assertEqual(doc["axes"], ["layer", "head"])
@@ -93,6 +97,12 @@ class Python(unittest.TestCase):
             shown = cs.show(path, height=300)._repr_html_()
         self.assertIn('srcdoc="&lt;p title=&#x27;&quot;&#x27;&gt;a &amp; b&lt;/p&gt;"', shown)
         self.assertIn("height: 300px", shown)
+
+    @unittest.skipIf(numpy is None, "NumPy is not here")
+    def test_axes_may_be_named_for_each_thing(self):
+        dla = cs.dla(prompt=PROMPT, answer=" States", arrays=True)
+        for name, axes in dla["axes"].items():
+            self.assertEqual(dla["parts"][name].ndim, len(axes), name)
 
     @unittest.skipIf(numpy is None, "NumPy is not here")
     def test_arrays_have_the_axes_of_the_document(self):
