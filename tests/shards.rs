@@ -120,8 +120,8 @@ fn shards_of_one_text_by_two_names_belong_together() {
 #[test]
 fn jobs_that_cannot_run_are_refused() {
     let train = ["features", "train", "-m", "text", "--layers", "all", "-o", "set"];
-    let eval = ["circuit", "eval", "c.json", "-m", "text", "--set", "ioi", "-o", "means"];
-    let (mean, apart) = (["--outside", "mean"], ["--", "x"]);
+    let eval = ["circuit", "eval", "-m", "text", "--set", "indirect-object", "-o", "means"];
+    let (mean, apart) = (["--outside", "mean", "c.json"], ["--", "c.json"]);
     for (command, more, says) in [
         (&train[..], &["--keep", "kept"][..], "--keep"),
         (&train, &["--format", "saelens"], "--format"),

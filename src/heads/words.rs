@@ -19,6 +19,14 @@ const TOKENS: u64 = 40;
 /// Rows that are unembedded together.
 const ROWS: usize = 64;
 
+/// Rows with as many of nothing behind them as make products of one shape: a row's numbers are then the same whatever others
+/// stand beside it, in shards, after a stop, or in one run.
+fn whole(rows: &Tensor) -> Result<Tensor> {
+    let (n, width) = rows.dims2()?;
+    let nothing = Tensor::zeros((n.next_multiple_of(ROWS) - n, width), rows.dtype(), rows.device())?;
+    Ok(Tensor::cat(&[rows, &nothing], 0)?.contiguous()?)
+}
+
 /// Names the tokens of the examples that have none yet: what the head writes for the key alone, as
 /// [`direct_logits`] reads it.
 pub(super) fn fill(model: &Model, index: &mut HeadIndex, progress: &Progress) -> Result<()> {
@@ -35,8 +43,9 @@ pub(super) fn fill(model: &Model, index: &mut HeadIndex, progress: &Progress) ->
             progress.check()?;
             let values: Vec<f32> =
                 own.iter().flat_map(|e| e.value.iter().map(|v| v * e.weight).collect::<Vec<_>>()).collect();
-            let values = Tensor::from_vec(values, (own.len(), c.d_head), &Device::Cpu)?;
-            written.push(product::apply(&values, &w.narrow(0, head * c.d_head, c.d_head)?)?);
+            let values = whole(&Tensor::from_vec(values, (own.len(), c.d_head), &Device::Cpu)?)?;
+            let all = product::apply(&values, &w.narrow(0, head * c.d_head, c.d_head)?)?;
+            written.push(all.narrow(0, 0, own.len())?);
             open.extend(own);
         }
         if open.is_empty() {
@@ -45,7 +54,7 @@ pub(super) fn fill(model: &Model, index: &mut HeadIndex, progress: &Progress) ->
         let written = Tensor::cat(&written, 0)?;
         for (part, some) in open.chunks_mut(ROWS).enumerate() {
             progress.check()?;
-            let rows = written.narrow(0, part * ROWS, some.len())?.contiguous()?;
+            let rows = whole(&written.narrow(0, part * ROWS, some.len())?)?;
             let logits = direct_logits(model, layer, &rows)?.contiguous()?;
             let width = logits.dim(1)?;
             with_values(&logits, |logits| {
