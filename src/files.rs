@@ -338,7 +338,9 @@ impl Claim {
         }
         let failed = |e| Error::write(folder, e);
         let made = !folder.exists();
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        if made {
+            interrupt::empty_folder(folder).map_err(failed)?;
+        }
         // A folder can be locked itself, but on Windows, where the lock is a file in it.
         #[cfg(unix)]
         let lock = std::fs::File::open(folder);

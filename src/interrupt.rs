@@ -1,15 +1,18 @@
 //! Signals that end the program (SIGINT, SIGTERM): files that are half written go, and work that keeps checkpoints writes
 //! one first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::progress::Progress;
 
-/// The temporary files that there are. Whoever makes, keeps or removes one holds the lock.
-static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// How something is taken away.
+type Remove = fn(&Path) -> std::io::Result<()>;
+
+/// The temporary files and folders that there are. Whoever makes, keeps or removes one holds the lock.
+static TEMPORARY: Mutex<Vec<(PathBuf, Remove)>> = Mutex::new(Vec::new());
 /// The work that ends by itself when it is cancelled, with numbers to know it by.
 static CAREFUL: Mutex<Vec<(usize, Progress)>> = Mutex::new(Vec::new());
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -17,7 +20,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// The exit status of a program that a signal ended, as shells give it for SIGINT.
 pub const STATUS: u8 = 130;
 
-fn files() -> MutexGuard<'static, Vec<PathBuf>> {
+fn files() -> MutexGuard<'static, Vec<(PathBuf, Remove)>> {
     // A list of paths is whole at any moment.
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -38,8 +41,8 @@ pub fn watch() {
         }
         // The lock is kept to the end, so that no file is made after this.
         let files = files();
-        for path in files.iter() {
-            let _ = std::fs::remove_file(path);
+        for (path, remove) in files.iter() {
+            let _ = remove(path);
         }
         exit(STATUS.into());
     });
@@ -50,7 +53,7 @@ pub fn watch() {
 /// Removes the temporary files of a program that ends at once, unless one is just being made.
 pub fn remove_temporary() {
     if let Ok(files) = TEMPORARY.try_lock() {
-        files.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        files.iter().for_each(|(path, remove)| drop(remove(path)));
     }
 }
 
@@ -82,12 +85,28 @@ impl Drop for Careful {
 pub fn temporary(
     make: impl FnOnce() -> std::io::Result<tempfile::NamedTempFile>,
 ) -> std::io::Result<tempfile::NamedTempFile> {
+    going(make, |path| std::fs::remove_file(path))
+}
+
+/// Makes a temporary folder that goes at a signal with all that is in it.
+pub fn temporary_folder(
+    make: impl FnOnce() -> std::io::Result<tempfile::TempDir>,
+) -> std::io::Result<tempfile::TempDir> {
+    going(make, |path| std::fs::remove_dir_all(path))
+}
+
+/// Makes a folder that goes at a signal if nothing is in it by then.
+pub fn empty_folder(folder: &Path) -> std::io::Result<()> {
+    going(|| std::fs::create_dir_all(folder).map(|()| folder), |path| std::fs::remove_dir(path)).map(drop)
+}
+
+fn going<T: AsRef<Path>>(make: impl FnOnce() -> std::io::Result<T>, remove: Remove) -> std::io::Result<T> {
     let mut files = files();
     // Those that are gone by now need no removal.
-    files.retain(|path| path.exists());
-    let file = make()?;
-    files.push(file.path().to_owned());
-    Ok(file)
+    files.retain(|(path, _)| path.exists());
+    let made = make()?;
+    files.push((made.as_ref().to_owned(), remove));
+    Ok(made)
 }
 
 /// Puts a temporary file in its place; a signal comes before or after that.

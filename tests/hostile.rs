@@ -530,6 +530,43 @@ fn signals_leave_nothing_half_written() {
     }
 }
 
+/// Folders that a command makes go with it, with all that is in them or if nothing is.
+#[cfg(unix)]
+#[test]
+fn signals_leave_no_folder_of_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let (cache, out) = (home.path().join("cache"), home.path().join("out"));
+    let inside = |folder: &Path| std::fs::read_dir(folder).map_or(0, |f| f.flatten().count());
+    let stop = |args: &[&str], begun: &dyn Fn() -> bool| {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_circuitscope"))
+            .args(args)
+            .env("XDG_CACHE_HOME", &cache)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let started = std::time::Instant::now();
+        while !begun() && child.try_wait().unwrap().is_none() {
+            assert!(started.elapsed().as_secs() < 60, "{args:?} has not begun");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let _ = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        child.wait().unwrap();
+    };
+    let own = cache.join("circuitscope");
+    let scratch = || {
+        let all = std::fs::read_dir(&own).into_iter().flatten().flatten();
+        all.filter(|e| e.path().is_dir() && e.file_name().to_string_lossy().starts_with(".tmp")).count()
+    };
+    stop(&["bench", "--synthetic", "smollm2-135m:f32"], &|| scratch() > 0);
+    assert_eq!(scratch(), 0, "half a model stays");
+    let name = out.to_str().unwrap();
+    let train =
+        ["features", "train", "-m", "text", "--site", "blocks.0.hook_resid_post", "--text", "prose", "-o", name];
+    stop(&train, &|| out.exists());
+    assert!(!out.exists() || inside(&out) > 0, "an empty folder stays");
+}
+
 /// A training that a signal ends has a checkpoint, and goes on from it.
 #[cfg(unix)]
 #[test]

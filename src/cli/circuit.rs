@@ -131,7 +131,7 @@ impl Arguments {
                 // What the circuit's file says of it is not read here.
                 let outside = a.outside.unwrap_or(Ablation::Zero);
                 let work = a.over.work(&a.model, Planned::Circuits { circuits })?;
-                Some(work.unless(move || check_outside(outside)))
+                Some(work.checked(move || check_outside(outside)))
             }
             _ => None,
         }

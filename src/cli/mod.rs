@@ -190,6 +190,13 @@ pub fn laid_out(model: &Model, messages: &[Message], ending: Ending, bos: bool) 
     Ok(laid.ids)
 }
 
+/// Reads an amount of memory.
+fn parse_gigabytes(text: &str) -> std::result::Result<f64, String> {
+    const MOST: f64 = 1e6;
+    let gb = text.parse().ok().filter(|gb| (0.0..=MOST).contains(gb));
+    gb.ok_or_else(|| format!("a number of gigabytes from 0 to {MOST}"))
+}
+
 /// Reads `--pos`: a number from 0 to `len` - 1, or `all`. Without it the last position is meant where `default_last`
 /// says so, otherwise all.
 pub fn positions(text: Option<&str>, len: usize, default_last: bool) -> Result<Vec<usize>> {

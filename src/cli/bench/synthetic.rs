@@ -21,6 +21,7 @@ use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::files::scratch_folder;
 use crate::hash;
+use crate::interrupt;
 use crate::model::Model;
 use crate::model::dequantize::Stored;
 use crate::model::matrix::Held;
@@ -276,7 +277,7 @@ pub(super) struct Measured {
 pub(super) fn scratch() -> Result<TempDir> {
     let folder = scratch_folder();
     std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    tempfile::tempdir_in(folder).map_err(|e| Error::write(folder, e))
+    interrupt::temporary_folder(|| tempfile::tempdir_in(folder)).map_err(|e| Error::write(folder, e))
 }
 
 /// A model of random weights that is open, whose file is gone.

@@ -104,19 +104,12 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// Gigabytes of activations kept in memory; more go to a temporary file
-    #[arg(long, value_name = "GB", default_value_t = 4.0, value_parser = memory)]
+    #[arg(long, value_name = "GB", default_value_t = 4.0, value_parser = crate::cli::parse_gigabytes)]
     memory: f64,
     /// Only harvest shard I of N of what a set (--layers) is trained on into the file --output, counted from 0; put all of
     /// them together with `merge`, and train on that with --activations
     #[arg(long, value_name = "I/N", requires = "layers", conflicts_with_all = ["site", "target", "activations", "keep", "format"])]
     shard: Option<Part>,
-}
-
-/// Memory that activations may take.
-fn memory(text: &str) -> std::result::Result<f64, String> {
-    const MOST: f64 = 1e6;
-    let gb = text.parse().ok().filter(|gb| (0.0..=MOST).contains(gb));
-    gb.ok_or_else(|| format!("a number of gigabytes from 0 to {MOST}"))
 }
 
 /// The format of what is trained.

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use self::words::Options;
 use super::set_args::SetArgs;
-use super::{Cli, Command, ModelArgs, PromptArgs, emit, emit_json};
+use super::{Cli, Command, ModelArgs, PromptArgs, emit, emit_json, parse_gigabytes};
 use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over, duration, training_cost};
 use crate::circuit::file::PromptPair;
 use crate::error::{Error, Result};
@@ -37,13 +37,6 @@ enum Scheduler {
     Parallel(Parallel),
 }
 
-/// Memory that a machine can have.
-fn gigabytes(text: &str) -> std::result::Result<f64, String> {
-    const MOST: f64 = 1e6;
-    let gb = text.parse().ok().filter(|gb: &f64| *gb > 0.0 && *gb <= MOST);
-    gb.ok_or_else(|| format!("a number of gigabytes above 0 and up to {MOST}"))
-}
-
 /// What all schedulers need to know.
 #[derive(clap::Args, Debug)]
 struct Common {
@@ -58,7 +51,7 @@ struct Common {
     cpus: u32,
     /// Gigabytes of memory of a shard (default: planned). With --minutes nothing is planned, so that neither the model nor
     /// the text has to be here
-    #[arg(long, value_name = "GB", value_parser = gigabytes)]
+    #[arg(long, value_name = "GB", value_parser = parse_gigabytes)]
     memory: Option<f64>,
     /// Minutes of a shard at most (default: planned)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -131,7 +124,7 @@ impl<'a> Work<'a> {
     }
 
     /// Refused where `check` refuses it.
-    pub fn unless(self, check: impl Fn() -> Result<()> + 'a) -> Self {
+    pub fn checked(self, check: impl Fn() -> Result<()> + 'a) -> Self {
         let Self { model, cost, training } = self;
         let cost: Box<Reckoning<'a>> = Box::new(move |model| check().and_then(|()| cost(model)));
         Self { model, cost, training }
@@ -376,6 +369,9 @@ struct Needs {
 impl Needs {
     /// As it is told, else as it is planned.
     fn of(args: &Common, work: &Work<'_>) -> Result<Self> {
+        if args.memory == Some(0.0) {
+            return Err(Error::request("a shard runs in no 0 gigabytes; give --memory more"));
+        }
         let told = args.memory.map(|gb| (gb.max(0.1) * 1e9 / (1 << 20) as f64).ceil() as u64);
         if let (Some(megabytes), Some(minutes)) = (told, args.minutes) {
             let note = "Memory and time as they were told; nothing was planned.".to_owned();
