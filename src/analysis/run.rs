@@ -1,6 +1,6 @@
 //! A run of a prompt, together with what the user asks about it; and the same run under edits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::pair::Pair;
 use crate::engine::resolve::resolve_stack;
@@ -60,7 +60,7 @@ pub fn laid(model: &Model, prompt: &str, ids: Option<&[u32]>, conversation: Opti
 }
 
 /// Asks for the run of a prompt.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub struct RunOf {
     pub model: Arc<Model>,
     pub prompt: String,
@@ -72,6 +72,17 @@ pub struct RunOf {
     pub answer: String,
     /// The token to compare it with; empty for none.
     pub wrong: String,
+    /// Runs of the model that may begin alike: what they begin with is taken from them. They change no answer, and are let go
+    /// of where nobody else holds them.
+    pub before: Vec<Weak<Trace>>,
+}
+
+impl PartialEq for RunOf {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { model, prompt, ids, conversation, answer, wrong, before: _ } = self;
+        (model, prompt, ids, conversation) == (&other.model, &other.prompt, &other.ids, &other.conversation)
+            && (answer, wrong) == (&other.answer, &other.wrong)
+    }
 }
 
 impl Question for RunOf {
@@ -89,7 +100,12 @@ impl Question for RunOf {
             known.map_err(|e| notes.push(e.to_string())).ok()
         };
         let (answer, wrong) = (single(&self.answer), single(&self.wrong));
-        let trace = Arc::new(Trace::run(model, ids, progress)?);
+        let before = self.before.iter().filter_map(Weak::upgrade).filter(|t| Arc::ptr_eq(&t.model, model));
+        let trace = match before.max_by_key(|t| t.shares(&ids)) {
+            Some(before) => Trace::run_after(&before, ids, progress)?,
+            None => Trace::run(model, ids, progress)?,
+        };
+        let trace = Arc::new(trace);
         Ok(Run { notes, turns, ..Run::of(prompt, trace, answer, wrong) })
     }
 }

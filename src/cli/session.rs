@@ -196,7 +196,8 @@ fn code(args: &Code) -> Result<()> {
     let (progress, bar) = progress("running");
     let run = |prompt: &str, ids: Option<Vec<u32>>, conversation: Option<Conversation>, answer: &str, wrong: &str| {
         let [prompt, answer, wrong] = [prompt, answer, wrong].map(str::to_owned);
-        RunOf { model: model.clone(), prompt, ids, conversation, answer, wrong }.run(&progress, &mut |_| {})
+        RunOf { model: model.clone(), prompt, ids, conversation, answer, wrong, before: Vec::new() }
+            .run(&progress, &mut |_| {})
     };
     let clean = run(&desk.prompt, desk.ids.clone(), desk.conversation.clone(), &desk.answer, &desk.wrong)?;
     if let Some(what) = clean.notes.first() {

@@ -20,7 +20,6 @@ use crate::error::{Error, Result};
 use crate::memory::afford;
 use crate::model::Model;
 use crate::model::config::Positions;
-use crate::model::rotary::Rotary;
 use crate::progress::Progress;
 
 /// The rules by which the next token is chosen.
@@ -169,10 +168,7 @@ pub fn generate(
     let limit = limit.min(room);
     progress.expect(limit as u64);
     let rotary = matches!(config.positions, Positions::Rotary(_));
-    let by_length = match &config.positions {
-        Positions::Rotary(layers) => layers.iter().flatten().any(Rotary::by_length),
-        _ => false,
-    };
+    let by_length = config.rotates_by_length();
     let key_site = if rotary { SiteKind::RotK } else { SiteKind::K };
     let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
     let prepared = Prepared::new(config, ids.len() + limit);

@@ -1,9 +1,10 @@
 //! Hooks watch and change a forward pass while it runs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use candle_core::Tensor;
+use candle_core::{Tensor, TensorId};
 use globset::Glob;
+use rayon::prelude::*;
 
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
@@ -79,6 +80,28 @@ impl Capture {
     /// Returns the bytes that the wanted sites take for a prompt of `positions` tokens.
     pub fn bytes(&self, config: &ModelConfig, positions: usize) -> usize {
         self.wanted.iter().map(|s| 4 * s.shape(config, positions).iter().product::<usize>()).sum()
+    }
+
+    /// Puts what an earlier run has captured before what this one has, site by site. A tensor that both have under several
+    /// names (a layer's resid_post is the next one's resid_pre) is made once.
+    ///
+    /// # Errors
+    /// What `join` says, and a site that the earlier run does not have.
+    pub fn follow(&mut self, before: &Self, join: impl Fn(&Tensor, &Tensor) -> Result<Tensor> + Sync) -> Result<()> {
+        let mut names: Vec<(Site, Site)> = Vec::new();
+        let mut first: HashMap<TensorId, Site> = HashMap::new();
+        for (site, value) in &self.values {
+            names.push((*site, *first.entry(value.id()).or_insert(*site)));
+        }
+        let parts: Vec<(Site, &Tensor)> = first.values().map(|site| (*site, &self.values[site])).collect();
+        let whole = parts.into_par_iter().map(|(site, own)| {
+            let there =
+                before.values.get(&site).ok_or_else(|| Error::failed(format!("site {site} was not captured")))?;
+            Ok((site, join(there, own)?))
+        });
+        let whole: HashMap<Site, Tensor> = whole.collect::<Result<_>>()?;
+        self.values = names.into_iter().map(|(site, first)| (site, whole[&first].clone())).collect();
+        Ok(())
     }
 
     /// Returns the value of a site, without its batch axis.

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::editor::Editor;
 use super::forward::Prepared;
-use super::hooks::{Capture, Chain, Hooks};
+use super::hooks::{Capture, Chain, Hooks, NoHooks};
 use super::kernels::segments::{Past, Segment};
 use super::logits::{self, Ranked};
 use super::resolve::Op;
@@ -84,18 +84,77 @@ impl Trace {
         Self::run_edited(model, ids, Arc::default(), progress)
     }
 
+    /// The number of first tokens of `ids` whose values a run of them can take from this one. None where this run is edited,
+    /// or where the rotation depends on the prompt's length and the lengths differ. At least one token is left to compute.
+    pub fn shares(&self, ids: &[u32]) -> usize {
+        let by_length = self.model.config.rotates_by_length() && self.len() != ids.len();
+        if !self.edits.is_empty() || by_length {
+            return 0;
+        }
+        let alike = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        alike.min(ids.len().saturating_sub(1))
+    }
+
+    /// As [`Self::run`] of the same model. The first tokens that both prompts have in common are not computed again: by
+    /// causality nothing that follows changes them. Equal to a whole run but for rounding.
+    ///
+    /// # Errors
+    /// As [`crate::model::Network::forward`].
+    pub fn run_after(before: &Self, ids: Vec<u32>, progress: &Progress) -> Result<Self> {
+        let (model, shared) = (&before.model, before.shares(&ids));
+        if shared == 0 {
+            return Self::run(model, ids, progress);
+        }
+        let (started, network, rows) = (Instant::now(), model.network(), ids.len() - shared);
+        network.check(&ids)?;
+        Self::afford_run(model, ids.len(), 0)?;
+        let mut capture = Self::capture_for(model);
+        let segment = Segment { first: 0, rows, start: shared };
+        let mut plan = Prepared::new(network.config, ids.len()).resume(vec![segment]);
+        progress.expect((network.config.n_layers + rows + 1) as u64);
+        let mut resid = network.embed_from(&[&ids[shared..]], shared, &mut capture)?;
+        for layer in 0..network.config.n_layers {
+            progress.check()?;
+            plan.set_past(before.past(layer)?);
+            resid = network.block(layer, resid, &plan, &mut capture)?;
+            progress.step(1)?;
+        }
+        let resid_final = joined(&before.resid_final, 0, shared, &resid.squeeze(0)?)?;
+        capture.follow(&before.capture, |there, own| joined(there, 1, shared, own))?;
+        // The last token before says of the first new one how surprising it is.
+        let first = shared - 1;
+        let asked = |r: usize| ids.get(first + r + 1).copied().into_iter().collect();
+        let last = resid_final.narrow(0, first, rows + 1)?.contiguous()?;
+        let new = logits::summarise(network, &last, TOP, asked, &mut NoHooks, progress)?;
+        let surprise = new.iter().filter_map(|r| r.asked.first().map(|(logit, _)| Some(r.log_sum - logit)));
+        Ok(Self {
+            model: model.clone(),
+            loss: before.loss[..shared].iter().copied().chain(surprise).collect(),
+            entropy: before.entropy[..first].iter().copied().chain(new.iter().map(|r| r.entropy)).collect(),
+            next: before.next[..first].iter().cloned().chain(new.into_iter().map(|r| r.top)).collect(),
+            capture,
+            resid_final,
+            ids,
+            edits: Arc::default(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Refuses a run of `n` tokens that would not fit in memory, with so many bytes more.
+    fn afford_run(model: &Model, n: usize, more: usize) -> Result<()> {
+        let logits = 4 * logits::rows_at_once(n, model.config.d_vocab) * model.config.d_vocab;
+        let bytes = Self::bytes_for(model, n) + (n * bytes_per_row(&model.config)).max(logits);
+        afford(bytes + more, &format!("keeping what a run of {n} tokens computes"), model.room())
+    }
+
     /// Runs the model on `ids` under edits.
     ///
     /// # Errors
     /// As [`crate::model::Network::forward`].
     pub fn run_edited(model: &Arc<Model>, ids: Vec<u32>, edits: Arc<Vec<Op>>, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
-        let logits = 4 * logits::rows_at_once(ids.len(), model.config.d_vocab) * model.config.d_vocab;
-        let bytes = Self::bytes_for(model, ids.len()) + (ids.len() * bytes_per_row(&model.config)).max(logits);
         let edges = edits.iter().any(|op| matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores));
-        let maps = if edges { edited_maps(&model.config, ids.len()) } else { 0 };
-        let what = format!("keeping what a run of {} tokens computes", ids.len());
-        afford(bytes + maps, &what, model.room())?;
+        Self::afford_run(model, ids.len(), if edges { edited_maps(&model.config, ids.len()) } else { 0 })?;
         let mut capture = Self::capture_for(model);
         let network = model.network();
         // The forward pass counts one step for each layer, the logits one for each position.
@@ -306,6 +365,11 @@ impl Trace {
     pub fn token_text(&self, pos: usize) -> String {
         self.ids.get(pos).map_or_else(String::new, |id| self.model.token_text(*id))
     }
+}
+
+/// The first `shared` of one tensor along an axis, then all of the other.
+fn joined(before: &Tensor, axis: usize, shared: usize, own: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::cat(&[&before.narrow(axis, 0, shared)?, own], axis)?)
 }
 
 /// A hook that hides one site from other hooks.

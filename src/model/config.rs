@@ -197,6 +197,11 @@ impl ModelConfig {
         matches!(self.norm_placement, NormPlacement::Post | NormPlacement::Sandwich)
     }
 
+    /// True where how fast positions turn depends on the length of the prompt, so that a token's values do.
+    pub fn rotates_by_length(&self) -> bool {
+        matches!(&self.positions, Positions::Rotary(layers) if layers.iter().flatten().any(Rotary::by_length))
+    }
+
     pub fn has_mlp(&self) -> bool {
         self.d_mlp > 0
     }

@@ -78,6 +78,9 @@ impl State {
         let results = &mut self.results;
         // While a text is being typed, the run of the text before it stays.
         if !self.typing.is_pending() {
+            // Most of what is typed goes on from what was there, or changes a word of the other prompt.
+            let known = [results.run.value(), results.corrupted.value()];
+            let before: Vec<_> = known.into_iter().flatten().map(|run| Arc::downgrade(&run.trace)).collect();
             results.run.want(
                 pool,
                 Some(RunOf {
@@ -87,6 +90,7 @@ impl State {
                     conversation: d.conversation.clone(),
                     answer: d.answer.clone(),
                     wrong: d.wrong.clone(),
+                    before: before.clone(),
                 }),
             );
             let none = (String::new(), String::new());
@@ -97,6 +101,7 @@ impl State {
                 conversation: None,
                 answer: none.0,
                 wrong: none.1,
+                before,
             });
             results.corrupted.ask(pool, corrupted.clone(), corrupted.is_some());
         }
