@@ -8,7 +8,7 @@
 //!
 //! | room | what it answers |
 //! | --- | --- |
-//! | [`error`], [`files`], [`guard`], [`interrupt`], [`progress`], [`question`], … | the ground: errors, atomic files, bounds on libraries, signals, progress and cancelling, what a question is |
+//! | [`cost`], [`error`], [`files`], [`guard`], [`interrupt`], [`progress`], [`question`], … | the ground: errors, atomic files, bounds on libraries, signals, what work costs, progress and cancelling, what a question is |
 //! | [`model`] | WHAT a model is: config, families (one file each), weights from safetensors and GGUF, tokenizer |
 //! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves; edits, resume, gradients, generation |
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
@@ -32,6 +32,7 @@
 //! carries everything that its answer depends on. The command line runs it; the window holds a [`jobs::Slot`] for it and
 //! says in every round what is wanted now, from the document, the selection and the views that can be seen. A slot starts
 //! what is not known, drops what nobody wants any more, and keeps the old answer, marked as old, until the new one is there.
+//! What costs much says so ([`progress::Progress::needs`]) and waits there until the user agrees.
 //!
 //! # Adding something
 //!
@@ -95,6 +96,7 @@ pub mod app;
 pub mod arrow_file;
 pub mod circuit;
 pub mod cli;
+pub mod cost;
 pub mod engine;
 pub mod error;
 pub mod features;

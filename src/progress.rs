@@ -4,7 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::cost::Cost;
 use crate::error::{Error, Result};
+
+/// Asks a person whether work that costs so much is to go on, and waits for the answer.
+pub type Asker = Box<dyn Fn(Cost) -> Result<()> + Send + Sync>;
 
 /// A cheap handle that both sides clone. The computation calls [`Progress::step`], which is also
 /// where a cancellation takes effect; the watcher reads [`Progress::fraction`].
@@ -13,7 +17,6 @@ pub struct Progress {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     /// Shared with the handles of parts.
     cancelled: Arc<AtomicBool>,
@@ -23,7 +26,16 @@ struct Inner {
     reserved: AtomicU64,
     resting: AtomicBool,
     started: Instant,
+    /// Milliseconds after that at which the work went on that had waited for a word.
+    went_on: AtomicU64,
     left: Mutex<Option<Left>>,
+    asker: Option<Arc<Asker>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Progress").field("done", &self.done).field("total", &self.total).finish_non_exhaustive()
+    }
 }
 
 /// What was last said to be left.
@@ -50,7 +62,7 @@ impl Left {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self::cancelled_by(Arc::default())
+        Self::with(Arc::default(), None)
     }
 }
 
@@ -61,10 +73,15 @@ impl Progress {
 
     /// A handle for a part of the work, which counts for itself and is cancelled with the whole.
     pub fn part(&self) -> Self {
-        Self::cancelled_by(self.inner.cancelled.clone())
+        Self::with(self.inner.cancelled.clone(), self.inner.asker.clone())
     }
 
-    fn cancelled_by(cancelled: Arc<AtomicBool>) -> Self {
+    /// A handle for work that somebody watches who can be asked whether it is worth its cost.
+    pub fn asking(asker: Asker) -> Self {
+        Self::with(Arc::default(), Some(Arc::new(asker)))
+    }
+
+    fn with(cancelled: Arc<AtomicBool>, asker: Option<Arc<Asker>>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 cancelled,
@@ -73,7 +90,9 @@ impl Progress {
                 reserved: AtomicU64::new(0),
                 resting: AtomicBool::new(false),
                 started: Instant::now(),
+                went_on: AtomicU64::new(0),
                 left: Mutex::new(None),
+                asker,
             }),
         }
     }
@@ -124,6 +143,18 @@ impl Progress {
         self.inner.resting.load(Ordering::Relaxed)
     }
 
+    /// Says what the work that lies ahead costs. Where that is much and somebody can be asked, it waits for the answer; to be
+    /// said once, before the work and as soon as its cost is known.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if it is not wanted at that price.
+    pub fn needs(&self, cost: impl FnOnce() -> Cost) -> Result<()> {
+        let Some(asker) = &self.inner.asker else { return Ok(()) };
+        asker(cost())?;
+        self.inner.went_on.store(self.inner.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.check()
+    }
+
     /// Done and total units.
     pub fn counts(&self) -> (u64, u64) {
         (self.inner.done.load(Ordering::Relaxed), self.inner.total.load(Ordering::Relaxed))
@@ -135,9 +166,9 @@ impl Progress {
         if total == 0 { 0.0 } else { (done as f64 / total as f64).clamp(0.0, 1.0) as f32 }
     }
 
-    /// Seconds since the work was asked for.
+    /// Seconds since the work was asked for, or since its cost was agreed to.
     pub fn elapsed(&self) -> f64 {
-        self.inner.started.elapsed().as_secs_f64()
+        self.inner.started.elapsed().as_secs_f64() - self.inner.went_on.load(Ordering::Relaxed) as f64 / 1e3
     }
 
     /// Seconds left if the rest goes about as fast as what is done; `None` while that is too little to tell.

@@ -63,6 +63,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Files that know no domain: everything may name them, and they name each other alone.
 const GROUND: &[&str] = &[
     "arrow_file",
+    "cost",
     "error",
     "Error",
     "Result",

@@ -58,6 +58,22 @@ impl Pair {
         self
     }
 
+    /// Runs both prompts, or the clean one alone. What both begin with is run once.
+    ///
+    /// # Errors
+    /// As [`Trace::run`].
+    pub fn of_prompts(
+        model: &Arc<Model>,
+        clean: Vec<u32>,
+        corrupted: Option<Vec<u32>>,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let clean = Arc::new(Trace::run(model, clean, progress)?);
+        let Some(corrupted) = corrupted else { return Ok(Self::alone(clean)) };
+        let corrupted = Arc::new(Trace::run_after(&clean, corrupted, progress)?);
+        Ok(Self::new(clean, corrupted))
+    }
+
     /// Runs the prompts that a stack of edits needs, and its reference texts.
     ///
     /// # Errors
@@ -69,17 +85,12 @@ impl Pair {
         corrupted: Option<Vec<u32>>,
         progress: &Progress,
     ) -> Result<Self> {
-        let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, progress)?));
-        let pair = match corrupted {
-            Some(corrupted) => Self::new(run(clean)?, run(corrupted)?),
-            None if stack.base == RunSide::Clean => Self::alone(run(clean)?),
-            None => {
-                return Err(Error::request(
-                    "the stack edits the corrupted run of a pair; give the other prompt as well (--corrupt)",
-                ));
-            }
-        };
-        pair.with_reference(&stack.reference, progress)
+        if corrupted.is_none() && stack.base == RunSide::Corrupted {
+            return Err(Error::request(
+                "the stack edits the corrupted run of a pair; give the other prompt as well (--corrupt)",
+            ));
+        }
+        Self::of_prompts(model, clean, corrupted, progress)?.with_reference(&stack.reference, progress)
     }
 
     /// Runs the texts over whose positions means are taken, and returns the pair with these runs.

@@ -6,7 +6,7 @@ use super::sweep::{Axes, SITES, speed};
 use crate::engine::logits::rows_at_once as logits_at_once;
 use crate::engine::resume::{bytes_per_row, layer_weights, rows_at_once};
 use crate::engine::{Freeze, Site, SiteKind, Trace, gradient};
-use crate::memory;
+use crate::cost::Cost;
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 
@@ -51,51 +51,12 @@ pub enum OverText {
     Harvest,
 }
 
-/// What it needs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cost {
-    /// Bytes of the weights.
-    pub weights: u64,
-    /// Bytes beyond them, at most.
-    pub work: u64,
-    pub seconds: f64,
-}
-
 impl Cost {
     /// The cost of so many multiplications beside a model's weights, in so many bytes beyond them.
     pub fn of(model: &Model, multiplications: f64, work: usize) -> Self {
         // Small products, attention and norms keep the whole at about two thirds of the peak.
         let seconds = 2.0 * multiplications / (0.65 * speed());
         Self { weights: model.weight_bytes() as u64, work: work as u64, seconds }
-    }
-
-    /// This and then that: one after the other, each in its own memory.
-    pub fn then(self, next: Self) -> Self {
-        Self {
-            weights: self.weights.max(next.weights),
-            work: self.work.max(next.work),
-            seconds: self.seconds + next.seconds,
-        }
-    }
-
-    pub fn bytes(&self) -> u64 {
-        self.weights + self.work
-    }
-}
-
-/// What something needs, in words: "needs 6.1 GB and about 40 s; 11 GB are free".
-pub fn needs(bytes: u64, seconds: f64) -> String {
-    let free = memory::available().map_or_else(String::new, |free| format!("; {} are free", memory::bytes(free)));
-    format!("needs {} and about {}{free}", memory::bytes(bytes), duration(seconds))
-}
-
-/// Seconds in words: 0.4 s, 40 s, 12 min, 3.5 h.
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 0.95 => format!("{s:.1} s"),
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
     }
 }
 

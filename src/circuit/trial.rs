@@ -37,12 +37,8 @@ impl AnsweredPair {
     /// # Errors
     /// As [`Trace::run`].
     pub fn run(prompts: &PromptPair, model: &Arc<Model>, progress: &Progress) -> Result<Self> {
-        let run = |ids: &[u32]| Ok::<_, Error>(Arc::new(Trace::run(model, ids.to_vec(), progress)?));
-        let clean = run(&prompts.clean_ids)?;
-        let pair = match &prompts.corrupt_ids[..] {
-            [] => Pair::alone(clean),
-            ids => Pair::new(clean, run(ids)?),
-        };
+        let corrupted = (!prompts.corrupt_ids.is_empty()).then(|| prompts.corrupt_ids.clone());
+        let pair = Pair::of_prompts(model, prompts.clean_ids.clone(), corrupted, progress)?;
         Ok(Self { pair, answer: prompts.answer_id, wrong: prompts.wrong_id })
     }
 

@@ -84,8 +84,7 @@ impl PairArgs {
     /// Runs both prompts.
     pub fn runs(&self, model: &Arc<Model>, progress: &Progress) -> Result<Pair> {
         let [clean, corrupt] = self.ids(model)?;
-        let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, progress)?));
-        Ok(Pair::new(run(clean)?, run(corrupt)?))
+        Pair::of_prompts(model, clean, Some(corrupt), progress)
     }
 
     /// Returns the ids of the answer and of the wrong answer, where they were given.

@@ -132,7 +132,7 @@ fn follow_on(asked: &MonitorOf, progress: &Progress) -> Result<Arc<Trace>> {
         return Ok(trace);
     }
     let (model, ids) = (&trace.model, [&trace.ids[..], more].concat());
-    let plain = Arc::new(Trace::run(model, ids.clone(), progress)?);
+    let plain = Arc::new(Trace::run_after(&trace, ids.clone(), progress)?);
     if asked.follow == Follow::Generated || !continued.stack.is_active() {
         return Ok(plain);
     }

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::question::Lane;
@@ -21,6 +22,14 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 pub struct Task {
     pub label: &'static str,
     pub progress: Progress,
+    id: u64,
+}
+
+/// A piece of work that costs much and waits for a word.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    pub label: &'static str,
+    pub cost: Cost,
     id: u64,
 }
 
@@ -40,6 +49,12 @@ struct Queue {
     /// Of [`Lane::Quick`]; the other lane's work never waits.
     waiting: Vec<Waiting>,
     running: Vec<Task>,
+    /// Of those that run, the ones that wait for a word.
+    asking: Vec<Asking>,
+    /// Seconds from which on work waits for a word; `None` where nobody can be asked.
+    patience: Option<f64>,
+    /// Threads of [`Lane::Quick`] whose work does not wait for a word.
+    quick: usize,
     closed: bool,
     next_id: u64,
     next_rank: u64,
@@ -48,6 +63,8 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// Somebody has agreed to a piece of work, or does not want it.
+    answered: Condvar,
     wake: Wake,
 }
 
@@ -62,6 +79,69 @@ impl Shared {
         drop(ends);
         self.lock().running.retain(|t| t.id != task.id);
         (self.wake)();
+    }
+
+    /// Does the work of [`Lane::Quick`], one piece after the other, until the window closes, or until there is another thread
+    /// for it.
+    fn serve(&self) {
+        loop {
+            let mut queue = self.lock();
+            let next = loop {
+                if queue.closed || queue.quick > 1 {
+                    queue.quick -= 1;
+                    return;
+                }
+                let first = (0..queue.waiting.len()).min_by_key(|i| queue.waiting[*i].rank);
+                if let Some(i) = first {
+                    break queue.waiting.swap_remove(i);
+                }
+                let (back, rests) = self.changed.wait_timeout(queue, REST).unwrap_or_else(PoisonError::into_inner);
+                queue = back;
+                if rests.timed_out() && queue.running.is_empty() {
+                    rayon::spawn(crate::memory::give_back);
+                }
+            };
+            queue.running.push(next.task.clone());
+            drop(queue);
+            self.run(next.task, next.work, next.ends);
+        }
+    }
+
+    /// Starts a thread that does what waits.
+    fn serve_beside(self: &Arc<Self>) {
+        let shared = self.clone();
+        self.lock().quick += 1;
+        if !spawn("quick", move || shared.serve()) {
+            self.lock().quick -= 1;
+        }
+    }
+
+    /// Waits for a word where a piece of work costs much. What comes after it in its lane does not wait with it.
+    fn ask(self: &Arc<Self>, id: u64, lane: Lane, cost: Cost) -> Result<()> {
+        let Some(patience) = self.lock().patience else { return Ok(()) };
+        if !cost.is_large(patience) {
+            return Ok(());
+        }
+        let mut queue = self.lock();
+        let Some(task) = queue.running.iter().find(|t| t.id == id).cloned() else { return Ok(()) };
+        queue.asking.push(Asking { label: task.label, cost, id });
+        task.progress.rest(true);
+        if lane == Lane::Quick {
+            queue.quick -= 1;
+            drop(queue);
+            self.serve_beside();
+            queue = self.lock();
+        }
+        (self.wake)();
+        while !task.progress.is_cancelled() && queue.asking.iter().any(|a| a.id == id) {
+            queue = self.answered.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.asking.retain(|a| a.id != id);
+        if lane == Lane::Quick {
+            queue.quick += 1;
+        }
+        task.progress.rest(false);
+        task.progress.check()
     }
 }
 
@@ -91,31 +171,30 @@ impl Ended {
 impl Pool {
     /// Starts the thread of [`Lane::Quick`]; `wake` is called whenever something has happened.
     pub fn new(wake: Wake) -> Self {
-        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), wake });
-        let quick = shared.clone();
-        spawn("quick", move || {
-            loop {
-                let mut queue = quick.lock();
-                let next = loop {
-                    if queue.closed {
-                        return;
-                    }
-                    let first = (0..queue.waiting.len()).min_by_key(|i| queue.waiting[*i].rank);
-                    if let Some(i) = first {
-                        break queue.waiting.swap_remove(i);
-                    }
-                    let (back, rests) = quick.changed.wait_timeout(queue, REST).unwrap_or_else(PoisonError::into_inner);
-                    queue = back;
-                    if rests.timed_out() && queue.running.is_empty() {
-                        rayon::spawn(crate::memory::give_back);
-                    }
-                };
-                queue.running.push(next.task.clone());
-                drop(queue);
-                quick.run(next.task, next.work, next.ends);
-            }
-        });
+        let (changed, answered) = (Condvar::new(), Condvar::new());
+        let shared = Arc::new(Shared { queue: Mutex::default(), changed, answered, wake });
+        shared.serve_beside();
         Self { shared }
+    }
+
+    /// From now on work that takes so many seconds, or half of the memory that is free, waits for a word.
+    pub fn ask_from(&self, seconds: f64) {
+        self.shared.lock().patience = Some(seconds);
+    }
+
+    /// What waits for a word.
+    pub fn asking(&self) -> Vec<Asking> {
+        self.shared.lock().asking.clone()
+    }
+
+    /// Says whether a piece of work that waits for a word is to be done.
+    pub fn answer(&self, asking: &Asking, goes: bool) {
+        let mut queue = self.shared.lock();
+        queue.asking.retain(|a| a.id != asking.id);
+        if let Some(task) = queue.running.iter().find(|t| t.id == asking.id && !goes) {
+            task.progress.cancel();
+        }
+        self.shared.answered.notify_all();
     }
 
     /// Begins a round of asking: what is asked for (again) first is the most urgent from now on.
@@ -136,7 +215,9 @@ impl Pool {
         let (ends, ended) = channel();
         let work: Work = Box::new(work);
         let mut queue = self.shared.lock();
-        let task = Task { label, progress: Progress::new(), id: queue.next_id };
+        let (pool, id) = (Arc::downgrade(&self.shared), queue.next_id);
+        let asker = move |cost| pool.upgrade().map_or(Ok(()), |pool| pool.ask(id, lane, cost));
+        let task = Task { label, progress: Progress::asking(Box::new(asker)), id };
         queue.next_id += 1;
         match lane {
             Lane::Quick => {
@@ -182,7 +263,8 @@ impl Drop for Pool {
         queue.closed = true;
         queue.waiting.clear();
         queue.running.iter().for_each(|t| t.progress.cancel());
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
+        self.shared.answered.notify_all();
     }
 }
 
@@ -210,6 +292,7 @@ impl Drop for Ticket {
         if let Some(pool) = self.pool.upgrade() {
             let mut queue = pool.lock();
             // Its closure may hold much: it is dropped outside the lock.
+            pool.answered.notify_all();
             let dropped: Vec<Waiting> = queue.waiting.extract_if(.., |w| w.task.id == self.task.id).collect();
             drop(queue);
             drop(dropped);

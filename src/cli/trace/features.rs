@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{Arguments, links};
-use crate::analysis::plan::Cost;
+use crate::cost::Cost;
 use crate::cli::features::check_set;
 use crate::cli::{Job, table, warn};
 use crate::engine::Trace;

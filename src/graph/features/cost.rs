@@ -1,7 +1,8 @@
 //! What a graph on features will cost: how many features are traced where not all fit, and what that takes.
 
 use super::{Feature, Settings};
-use crate::analysis::plan::{self, Cost, Planned};
+use crate::analysis::plan::{self, Planned};
+use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::features::{Activation, Dictionary};
 use crate::model::Model;

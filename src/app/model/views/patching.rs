@@ -11,7 +11,7 @@ use crate::analysis::audit::{Audit, audit};
 use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
-use crate::analysis::plan::needs;
+use crate::cost::needs;
 use crate::analysis::run::Run;
 use crate::analysis::sweep::{Axes, SITES, SweepResult};
 use crate::app::look::theme;

@@ -1,0 +1,62 @@
+//! What work costs, in bytes and seconds, in numbers and in words; and when that is so much that a person is asked first.
+
+use crate::memory;
+
+/// What a piece of work needs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// Bytes of the model's weights.
+    pub weights: u64,
+    /// Bytes beyond them, at most.
+    pub work: u64,
+    pub seconds: f64,
+}
+
+/// Seconds from which on a person is asked first.
+pub const ASK_FROM: f64 = 10.0;
+
+impl Cost {
+    /// This and then that: one after the other, each in its own memory.
+    pub fn then(self, next: Self) -> Self {
+        Self {
+            weights: self.weights.max(next.weights),
+            work: self.work.max(next.work),
+            seconds: self.seconds + next.seconds,
+        }
+    }
+
+    /// The same, so many times.
+    pub fn times(self, n: usize) -> Self {
+        Self { seconds: self.seconds * n as f64, ..self }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.weights + self.work
+    }
+
+    /// Whether it takes so many seconds, or half of the memory that is free, beside weights that are there already.
+    pub fn is_large(&self, seconds: f64) -> bool {
+        self.seconds >= seconds || memory::available().is_some_and(|free| self.work >= free / 2)
+    }
+
+    /// What it needs beside weights that are there already, in words.
+    pub fn beyond_weights(&self) -> String {
+        needs(self.work, self.seconds)
+    }
+}
+
+/// What something needs, in words: "needs 6.1 GB and about 40 s; 11 GB are free".
+pub fn needs(bytes: u64, seconds: f64) -> String {
+    let free = memory::available().map_or_else(String::new, |free| format!("; {} are free", memory::bytes(free)));
+    format!("needs {} and about {}{free}", memory::bytes(bytes), duration(seconds))
+}
+
+/// Seconds in words: 0.4 s, 40 s, 12 min, 3.5 h.
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.95 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
