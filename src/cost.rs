@@ -3,7 +3,7 @@
 use crate::memory;
 
 /// What a piece of work needs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Bytes of the model's weights.
     pub weights: u64,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use circuitscope::Error;
+use circuitscope::cost::Cost;
 use circuitscope::error::Result;
 use circuitscope::jobs::{Pool, Slot};
 use circuitscope::progress::Progress;
@@ -50,6 +51,8 @@ impl<const LONG: bool> PartialEq for Ask<LONG> {
 /// A number that panics, and one that fails.
 const PANICS: u32 = 1000;
 const FAILS: u32 = 1001;
+/// A number that costs much.
+const COSTS: u32 = 1002;
 
 impl<const LONG: bool> Question for Ask<LONG> {
     type Answer = (u32, usize);
@@ -63,6 +66,9 @@ impl<const LONG: bool> Question for Ask<LONG> {
             assert!(self.number != PANICS, "a broken model");
             if self.number == FAILS {
                 return Err(Error::failed("the model has no vocabulary"));
+            }
+            if self.number == COSTS {
+                progress.needs(|| Cost { seconds: 100.0, ..Cost::default() })?;
             }
             partial((self.number, 0));
             while !self.seen.open.load(Ordering::SeqCst) {
@@ -259,4 +265,78 @@ fn what_is_asked_first_in_a_round_is_computed_first() {
     });
     until(|| !pool.is_busy());
     assert_eq!(*seen.order.lock().unwrap(), [0, 3, 1, 2]);
+}
+
+/// What costs much waits until somebody agrees, and nothing waits behind it.
+fn asks_first<const LONG: bool>() {
+    let (pool, seen) = (pool(), Arc::new(Seen::default()));
+    seen.open.store(true, Ordering::SeqCst);
+    let (mut dear, mut cheap) = (Slot::<Ask<LONG>>::default(), Slot::<Ask<LONG>>::default());
+    let answered = |slot: &mut Slot<Ask<LONG>>, n: u32| {
+        slot.want(&pool, None);
+        slot.want(&pool, question(n, &seen));
+        until(|| {
+            slot.poll();
+            !slot.is_running() || !pool.asking().is_empty()
+        });
+        slot.fresh().map(|a| (a.value.0, a.whole))
+    };
+    // Nobody can be asked.
+    assert_eq!(answered(&mut dear, COSTS), Some((COSTS, true)));
+    pool.ask_from(200.0);
+    dear.forget();
+    assert_eq!(answered(&mut dear, COSTS), Some((COSTS, true)));
+    pool.ask_from(50.0);
+    dear.forget();
+    assert_eq!(answered(&mut dear, COSTS), None);
+    let asking = pool.asking();
+    assert_eq!((asking.len(), asking[0].label, asking[0].cost.seconds), (1, "counting", 100.0));
+    assert!(dear.is_running() && !pool.is_busy() && pool.running().is_empty());
+    for n in 0..3 {
+        cheap.want(&pool, question(n, &seen));
+        until(|| {
+            cheap.poll();
+            !cheap.is_running()
+        });
+        assert_eq!(cheap.fresh().map(|a| a.value.0), Some(n));
+    }
+    pool.answer(&asking[0], true);
+    until(|| {
+        dear.poll();
+        !dear.is_running()
+    });
+    assert_eq!(dear.fresh().map(|a| a.value.0), Some(COSTS));
+    // Not wanted at that price, wanted no more, and another one wanted.
+    dear.forget();
+    dear.want(&pool, question(COSTS, &seen));
+    until(|| !pool.asking().is_empty());
+    pool.answer(&pool.asking()[0], false);
+    until(|| {
+        dear.poll();
+        !dear.is_running()
+    });
+    assert!(dear.is_stopped() && dear.get().is_none() && pool.asking().is_empty());
+    dear.again();
+    for next in [None, question(5, &seen)] {
+        dear.want(&pool, question(COSTS, &seen));
+        until(|| !pool.asking().is_empty());
+        dear.want(&pool, next);
+        until(|| pool.asking().is_empty());
+    }
+    until(|| {
+        dear.poll();
+        !dear.is_running()
+    });
+    assert_eq!(dear.fresh().map(|a| a.value.0), Some(5));
+    // A window that closes leaves no thread behind.
+    dear.want(&pool, question(COSTS, &seen));
+    until(|| !pool.asking().is_empty());
+    drop(pool);
+    until(|| seen.begun.load(Ordering::SeqCst) == seen.ended.load(Ordering::SeqCst));
+}
+
+#[test]
+fn what_costs_much_waits_for_a_word() {
+    asks_first::<true>();
+    asks_first::<false>();
 }

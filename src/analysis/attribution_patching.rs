@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use super::metric::Metric;
 use super::pair::Pair;
+use super::plan::{Planned, cost_on_run};
 use super::sweep::{Axes, SweepResult, check_span};
 use crate::engine::forward::finite_values;
 use crate::engine::gradient::{Gradients, gradients};
@@ -161,6 +162,7 @@ impl crate::question::Question for ApproximationOf {
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(SweepResult)) -> Result<SweepResult> {
         let Self { pair, site, by, metric } = self;
+        progress.needs(|| cost_on_run(&pair.clean.model, pair.clean.len(), Planned::Nodes))?;
         attribution_patching(pair, *metric, &[*site], Freeze::default(), progress)?.grid(pair, *site, *by)
     }
 }

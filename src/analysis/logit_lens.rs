@@ -16,6 +16,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde::Serialize;
 
+use super::plan::cost_of_logits;
 use super::subject::{Compared, Subject};
 use super::transport::Transport;
 use crate::engine::logits::{Ranked, summarise};
@@ -104,6 +105,7 @@ pub fn logit_lens(
     let mut lens = Lens { cells: vec![vec![None; positions.len()]; n_layers], n_layers, positions };
     let layers: Vec<usize> = (0..n_layers).filter(|l| transport.is_none_or(|t| t.reads(*l, n_layers))).collect();
     progress.expect((layers.len() * lens.positions.len()) as u64);
+    progress.needs(|| cost_of_logits(&trace.model, layers.len() * lens.positions.len()))?;
     let extra: Vec<u32> = answer.into_iter().chain(wrong).collect();
     // Layers are computed in groups that fill the unembedding's strip of rows.
     let group = (64 / lens.positions.len()).max(1);

@@ -3,10 +3,10 @@
 
 use super::contributions::Contributions;
 use super::sweep::{Axes, SITES, speed};
+use crate::cost::Cost;
 use crate::engine::logits::rows_at_once as logits_at_once;
 use crate::engine::resume::{bytes_per_row, layer_weights, rows_at_once};
 use crate::engine::{Freeze, Site, SiteKind, Trace, gradient};
-use crate::cost::Cost;
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 
@@ -69,8 +69,10 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
     let c = &model.config;
     let per_row = c.n_layers * layer_weights(c);
     let unembed = c.d_model * c.d_vocab;
-    // A search in a large model takes more multiplications than integers count.
-    let pass = n as f64 * (per_row + unembed) as f64;
+    // A search in a large model takes more multiplications than integers count. Of a head's pattern half is masked, and it is
+    // made once and read once.
+    let attention = (c.n_layers * c.n_heads * c.d_head) as f64 * (n * n) as f64;
+    let pass = n as f64 * (per_row + unembed) as f64 + attention;
     let kept = Trace::bytes_for(model, n);
     let logits = 4 * logits_at_once(n, c.d_vocab) * c.d_vocab;
     let rows = n * bytes_per_row(c);
@@ -118,6 +120,26 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
     Cost::of(model, multiplications, work)
 }
 
+/// The cost of a question on a run of `n` tokens, or a pair of them, that is there already.
+pub fn cost_on_run(model: &Model, n: usize, what: Planned) -> Cost {
+    let runs = match what {
+        Planned::Run => 0,
+        Planned::Sweep { runs, .. } => runs,
+        Planned::Lens | Planned::Trace | Planned::Graph => 1,
+        Planned::Nodes | Planned::Edges { .. } | Planned::Circuits { .. } => 2,
+    };
+    let (all, run) = (cost(model, n, what), cost(model, n, Planned::Run));
+    let held = (runs * Trace::bytes_for(model, n)) as u64;
+    Cost { work: all.work.saturating_sub(held), seconds: (all.seconds - runs as f64 * run.seconds).max(0.0), ..all }
+}
+
+/// The cost of reading the logits of `rows` rows of the stream.
+pub fn cost_of_logits(model: &Model, rows: usize) -> Cost {
+    let c = &model.config;
+    let held = 4 * logits_at_once(rows, c.d_vocab) * c.d_vocab;
+    Cost::of(model, rows as f64 * (c.d_model * c.d_vocab) as f64, held)
+}
+
 /// Tokens that go through the model together in works over texts.
 const TOGETHER: usize = 512;
 /// Bytes of what an index keeps of a feature, at most.
@@ -151,9 +173,14 @@ pub fn cost_over(model: &Model, tokens: usize, row: usize, what: OverText) -> Co
     Cost::of(model, tokens as f64 * per_token as f64, TOGETHER.max(row) * bytes_per_row(c) + kept)
 }
 
-/// The cost of so many steps of a training, each of so many multiplications, in so many bytes.
-pub fn training_cost(steps: usize, multiplications: usize, bytes: usize) -> Cost {
-    let seconds = 2.0 * steps as f64 * multiplications as f64 / (0.65 * speed());
+/// The cost of so many steps of training a dictionary, of `batch` positions each: `width` numbers that it reads and writes at
+/// a position, and its features.
+pub fn training_cost(steps: usize, batch: usize, (width, features): (usize, usize)) -> Cost {
+    let weights = width * features;
+    // Forward and back.
+    let seconds = 2.0 * steps as f64 * (2 * batch * weights) as f64 / (0.65 * speed());
+    // Weights, gradients, both of Adam's means and the checkpoint; a batch's activations twice.
+    let bytes = 4 * (5 * weights + 2 * batch * features);
     Cost { weights: 0, work: bytes as u64, seconds }
 }
 

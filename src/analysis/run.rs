@@ -3,6 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use super::pair::Pair;
+use super::plan::{Planned, cost};
+use crate::cost::Cost;
 use crate::engine::resolve::resolve_stack;
 use crate::engine::{EditStack, Trace};
 use crate::error::Result;
@@ -101,7 +103,13 @@ impl Question for RunOf {
         };
         let (answer, wrong) = (single(&self.answer), single(&self.wrong));
         let before = self.before.iter().filter_map(Weak::upgrade).filter(|t| Arc::ptr_eq(&t.model, model));
-        let trace = match before.max_by_key(|t| t.shares(&ids)) {
+        let before = before.max_by_key(|t| t.shares(&ids));
+        let known = before.as_ref().map_or(0, |t| t.shares(&ids));
+        progress.needs(|| {
+            let [whole, known] = [ids.len(), known].map(|n| cost(model, n, Planned::Trace));
+            Cost { seconds: whole.seconds - known.seconds, ..whole }
+        })?;
+        let trace = match before {
             Some(before) => Trace::run_after(&before, ids, progress)?,
             None => Trace::run(model, ids, progress)?,
         };

@@ -39,9 +39,10 @@ use self::shell::palette::CommandPalette;
 use self::shell::session::{Keeping, Opening};
 use self::shell::strip::Strip;
 use self::shell::topbar::TopBar;
-use self::shell::{lessons, status, welcome};
+use self::shell::{asking, lessons, status, welcome};
 use self::state::State;
 use self::view::{Context, Seen, Workspace};
+use crate::cost::ASK_FROM;
 use crate::error::{Error, Result, note};
 use crate::gpu::adapter;
 use crate::jobs::Pool;
@@ -81,6 +82,7 @@ pub fn run(args: Start) -> Result<()> {
             app.state.features.folders.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
+            app.state.pool.ask_from(ASK_FROM);
             app.welcomes = true;
             app.state.superposition.turns = true;
             app.started = args.time.then_some(started);
@@ -426,6 +428,7 @@ impl App {
         if self.state.notices.ui(&ctx, lesson, self.state.history.undoable()) {
             actions.push(Action::Undo);
         }
+        asking::ui(&ctx, &self.state.pool, lesson);
         drop_hint(&ctx, palette);
         if hovered != self.state.hovered {
             actions.push(Action::Hover(hovered));

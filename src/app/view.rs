@@ -150,6 +150,7 @@ pub fn here<Q: Question>(ui: &mut egui::Ui, cx: &mut Context<'_>, slot: &Slot<Q>
         None if cx.state.opened.is_running() => "opening the model …",
         None => "open a model to begin",
         Some(_) if cx.state.desk().is_blank() => "type a prompt to begin",
+        Some(_) if cx.state.pool.asking().iter().any(|a| a.label == Q::LABEL) => "waits for your word, at the bottom",
         Some(_) if stopped => "cancelled; F5 runs the prompt again",
         Some(_) => "computing …",
     };

@@ -22,6 +22,8 @@ use super::wiring::{Edge, Member, Wiring};
 use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
+use crate::analysis::plan::{Planned, cost_on_run};
+use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -233,12 +235,27 @@ fn set_runs(model: &Arc<Model>, name: &str, n: usize, progress: &Progress) -> Re
     prompts.into_iter().map(|p| AnsweredPair::run(&p, model, progress).map(|runs| (p, runs))).collect()
 }
 
+impl CircuitOf {
+    /// The circuit itself, the one it is compared with, each prompt of the set, and the sizes of a curve with their scores.
+    fn cost(&self) -> Cost {
+        let longest = self.prompts.iter().max_by_key(|p| p.pair.clean.len());
+        let Some(AnsweredPair { pair, .. }) = longest else { return Cost::default() };
+        let on_run = |what| cost_on_run(&pair.clean.model, pair.clean.len(), what);
+        let tried = 1 + usize::from(self.compared.is_some()) + if self.curve { SIZES.len() } else { 0 };
+        let own = on_run(Planned::Circuits { circuits: tried });
+        let own = if self.curve { own.then(on_run(Planned::Edges { steps: STEPS })) } else { own };
+        let set = self.set.as_ref().map_or(0, |(_, n)| *n);
+        own.times(self.prompts.len()).then(on_run(Planned::Circuits { circuits: 2 }).times(set))
+    }
+}
+
 impl Question for CircuitOf {
     type Answer = Tried;
     const LABEL: &'static str = "trying the circuit";
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Tried)) -> Result<Tried> {
+        progress.needs(|| self.cost())?;
         let trials = trials(&self.prompts, self.metric, self.outside, progress)?;
         let model = &self.prompts[0].pair.clean.model;
         let wiring = Wiring::new(&model.config);

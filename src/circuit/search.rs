@@ -81,6 +81,10 @@ impl Search {
     /// What cannot be searched.
     pub fn cost(self, model: &Model, n: usize, pairs: usize, known: bool) -> Result<Cost> {
         self.check(known)?;
+        Ok(self.reckoned(model, n, pairs, known))
+    }
+
+    fn reckoned(self, model: &Model, n: usize, pairs: usize, known: bool) -> Cost {
         let all = Wiring::new(&model.config).n_edges();
         let (path, removed) = match self {
             Self::Scores { path, edges, rescore: true } => (Some(path), removals(edges.min(all), all)),
@@ -94,7 +98,7 @@ impl Search {
         });
         let one = scored.map_or(tried, |scored| scored.then(tried));
         // The runs of all pairs are kept.
-        Ok(Cost { work: one.work * pairs as u64, seconds: one.seconds * pairs as f64, ..one })
+        Cost { work: one.work * pairs as u64, ..one.times(pairs) }
     }
 }
 
@@ -171,6 +175,11 @@ pub fn search_by(
 ) -> Result<FoundCircuit> {
     let started = Instant::now();
     settings.search.check(known.is_some())?;
+    if let Some(first) = prompts.first() {
+        let longest = prompts.iter().map(|p| p.pair.clean.len()).max().unwrap_or(0);
+        let model = &first.pair.clean.model;
+        progress.needs(|| settings.search.reckoned(model, longest, prompts.len(), known.is_some()))?;
+    }
     let trials = trials(prompts, settings.metric, settings.outside, progress)?;
     let scored = |path| match &known {
         Some(scores) => Ok::<_, Error>(scores.clone()),

@@ -85,6 +85,18 @@ pub fn bytes(specs: &[String]) -> Result<u64> {
     specs.iter().map(each).sum()
 }
 
+/// Bytes of a token, about, in most languages' text.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Tokens of texts, about, and at most so many.
+///
+/// # Errors
+/// As [`bytes`].
+pub fn tokens(specs: &[String], limit: Option<usize>) -> Result<usize> {
+    let all = usize::try_from(bytes(specs)? / BYTES_PER_TOKEN).unwrap_or(usize::MAX);
+    Ok(all.min(limit.unwrap_or(usize::MAX)))
+}
+
 /// All documents at once.
 ///
 /// # Errors

@@ -28,6 +28,7 @@ use super::readers::{Attention, HeadReaders, Readers, logit_directions, mlp_dire
 use super::sources::{Source, Sources};
 use super::targets::{Logits, Target};
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind};
+use crate::analysis::plan::{Planned, cost_on_run};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::memory::afford;
@@ -115,6 +116,7 @@ pub fn trace_prediction(
         return Err(Error::request("a prediction is traced in a run without edits; switch them off"));
     }
     let n = pos + 1;
+    progress.needs(|| cost_on_run(&trace.model, n, Planned::Graph))?;
     let logits = Logits::of(trace, pos, target)?;
     let readers = Readers::of(trace, n, &logits.summed()?, attention, progress)?;
     let sources = Sources::of(trace, n, progress)?;

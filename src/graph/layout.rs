@@ -24,6 +24,7 @@ use super::readers::Attention;
 use super::targets::Target;
 use super::{Graph, Influence, NodeKind, prune};
 use crate::analysis::component::Component;
+use crate::analysis::plan::{Planned, cost_on_run};
 use crate::circuit::Member;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -492,6 +493,8 @@ impl Question for AuditOf {
                 ));
             }
         };
+        // A run with patterns held, and one without, for every link.
+        progress.needs(|| cost_on_run(&trace.model, trace.len(), Planned::Circuits { circuits: 2 * LINKS }))?;
         let stage = Stage::of(trace, set, silent, progress)?;
         // Links that are drawn are tested, but predictions go along all paths of the whole graph.
         let (graph, part) = (&self.shown.graph, &self.drawing.graph);

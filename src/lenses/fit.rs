@@ -12,6 +12,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::sums::{Sums, SumsAbout, too_short};
+use crate::analysis::plan::{OverText, cost_over};
 use crate::engine::forward::finite_values;
 use crate::engine::kernels::with_values;
 use crate::engine::pullback::Pullback;
@@ -95,6 +96,9 @@ pub fn fit(
     }
     let mine: Vec<usize> = share(settings.shard, rows.len()).collect();
     let lengths: Vec<usize> = rows.lengths().collect();
+    let left = mine.iter().skip(sums.about.next).map(|i| lengths[*i]).sum();
+    let fitted = OverText::Fit { layers: sums.about.layers.len() };
+    progress.needs(|| cost_over(model, left, settings.tokens, fitted))?;
     let steps = |i: &usize| steps_of(model, lengths[*i], settings.skip, &sums.about.layers);
     progress.expect(mine.iter().map(steps).sum());
     progress.step(mine.iter().take(sums.about.next).map(steps).sum())?;

@@ -1,6 +1,6 @@
 //! Two prompts, patching, edits, generation.
 
-use crate::window::{document, look, settle, window};
+use crate::window::{document, look, settle, until, window};
 use circuitscope::analysis::audit::audit;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::app::App;
@@ -332,4 +332,31 @@ fn the_end_stays_pinned_while_the_edited_prompt_grows() {
         .apply(ModelAction::Pin(circuitscope::session::desk::Pinned { layer: 0, head: Some(3), ..pinned }), 0.0);
     settle(&mut h);
     assert!(h.state().state.results.generated.get().unwrap().value.done);
+}
+
+/// What costs much says what it needs and waits; the rest of the window goes on.
+#[test]
+fn dear_work_waits_for_a_word() {
+    let mut h = window(document(CLEAN));
+    h.state().state.pool.ask_from(0.0);
+    h.state_mut().show("graph");
+    let asks = |h: &mut Harness<'static, App>| !h.state().state.pool.asking().is_empty();
+    until(&mut h, "the graph asks first", asks);
+    h.step();
+    h.get_by_label_contains("attribution graph: needs ");
+    h.get_by_label_contains("waits for your word");
+    assert!(h.state().state.results.graph.get().is_none());
+    h.get_by_label("Not now").click();
+    until(&mut h, "it is not done", |h| h.state().state.results.graph.is_stopped());
+    assert!(h.query_by_label("Go on").is_none());
+    h.state_mut().state.results.graph.again();
+    h.state_mut().state.ask();
+    until(&mut h, "it asks again", asks);
+    h.get_by_label("Go on").click();
+    until(&mut h, "it is done", |h| h.state().state.results.graph.fresh().is_some());
+    // Another prompt is another price.
+    h.state_mut().state.apply(ModelAction::Prompt("The Secretary of".to_owned()), 0.0);
+    until(&mut h, "the run asks first", |h| {
+        h.state().state.pool.asking().iter().any(|a| a.label == "running the prompt")
+    });
 }

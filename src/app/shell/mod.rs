@@ -1,6 +1,7 @@
 //! What stands around the views: bars, strip, inspector, palette, layout, messages, lessons.
 
 pub mod arrange;
+pub mod asking;
 pub mod bars;
 pub mod chooser;
 pub mod commands;

@@ -15,8 +15,8 @@ use self::words::Options;
 use super::set_args::SetArgs;
 use super::{Cli, Command, ModelArgs, PromptArgs, emit, emit_json, parse_gigabytes};
 use crate::analysis::plan::{OverText, Planned, cost, cost_over, training_cost};
-use crate::cost::{Cost, duration};
 use crate::circuit::file::PromptPair;
+use crate::cost::{Cost, duration};
 use crate::error::{Error, Result};
 use crate::features::text;
 use crate::memory;
@@ -143,18 +143,14 @@ impl<'a> Work<'a> {
         (limit, row): (Option<usize>, usize),
         what: OverText,
     ) -> Self {
-        Self::new(model, move |model| {
-            let tokens = (text::bytes(specs)? / BYTES).min(limit.map_or(u64::MAX, |l| l as u64));
-            Ok(cost_over(model, tokens as usize, row, what))
-        })
+        Self::new(model, move |model| Ok(cost_over(model, text::tokens(specs, limit)?, row, what)))
     }
 
     /// A work on every pair of a prompt set, one after the other.
     pub fn over_pairs(model: &'a ModelArgs, set: &'a SetArgs, what: Planned) -> Self {
         Self::new(model, move |model| {
             let pairs = set.generate(model)?.unwrap_or_default();
-            let one = cost(model, longest(&pairs), what);
-            Ok(Cost { seconds: one.seconds * pairs.len() as f64, ..one })
+            Ok(cost(model, longest(&pairs), what).times(pairs.len()))
         })
     }
 }
@@ -176,8 +172,6 @@ pub struct Training {
     pub held: usize,
 }
 
-/// Bytes of a token, about, in most languages' text.
-const BYTES: u64 = 4;
 /// What is planned is guessed, so that a job is given more: of time, and of memory.
 const TIME: f64 = 3.0;
 const MEMORY: f64 = 1.25;
@@ -439,14 +433,9 @@ fn alone(command: &Command) -> Option<Work<'_>> {
 fn needed(work: &Work<'_>) -> Result<(Cost, Option<Cost>)> {
     let model = Model::outline(&work.model.spec()?, work.model.weights)?;
     let training = work.training.map(|t| {
-        let weights = 2 * model.config.d_model * t.features;
-        let dictionaries = t.dictionaries.min(model.config.n_layers);
-        // Forward and back; weights, gradients, both of Adam's means and the checkpoint; a batch's activations twice.
-        training_cost(
-            dictionaries * t.steps,
-            2 * t.batch * weights,
-            4 * (5 * weights + 2 * t.batch * t.features) + t.held,
-        )
+        let steps = t.dictionaries.min(model.config.n_layers) * t.steps;
+        let own = training_cost(steps, t.batch, (2 * model.config.d_model, t.features));
+        Cost { work: own.work + t.held as u64, ..own }
     });
     let cost = (work.cost)(&model)?;
     Ok((cost, training.map(|t| Cost { weights: cost.weights, ..t })))

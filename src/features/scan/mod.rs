@@ -13,6 +13,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use crate::analysis::plan::{OverText, cost_over};
 use crate::engine::kernels::with_values;
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
@@ -204,6 +205,13 @@ impl Plan<'_> {
         Ok(hash.0)
     }
 
+    /// What is done at each token of the text.
+    fn each(&self) -> OverText {
+        let features = self.subjects.iter().map(|s| s.count(self.model)).sum();
+        let bytes = self.subjects.iter().map(|s| if let Subject::Features(d) = s { 4 * d.d_sae * d.d_in } else { 0 });
+        OverText::Scan { features, bytes: bytes.sum() }
+    }
+
     /// Scans what is left of the text. With `files`, one a subject, the indexes are written there now and then and at the
     /// end, and unfinished ones there are gone on with, each from where it stopped; without, they are only given back.
     /// `look` is called with a subject's number and unfinished index early on and then each time that it has grown by
@@ -236,6 +244,8 @@ impl Plan<'_> {
         let lengths: Vec<usize> = self.rows.lengths().collect();
         let tokens = |b: &[usize]| b.iter().map(|i| lengths[*i] as u64).sum::<u64>();
         let begin = scans.iter().map(|s| s.index.about.done).min().unwrap_or(0);
+        let left: u64 = all[own.clone()].iter().skip(begin).map(|b| tokens(b)).sum();
+        progress.needs(|| cost_over(self.model, left as usize, self.context, self.each()))?;
         progress.expect(all[own.clone()].iter().map(|b| tokens(b)).sum());
         progress.step(all[own.clone()].iter().take(begin).map(|b| tokens(b)).sum())?;
         for (number, batch) in all[own.start..].iter().enumerate().skip(begin) {

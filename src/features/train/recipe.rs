@@ -10,11 +10,13 @@ use serde_json::json;
 use super::activations::{Harvest, Keep};
 use super::elsewhere::{self, Captured};
 use super::{Method, Origin, Point, STATE, Settings, Trainer, card};
+use crate::analysis::plan::{OverText, cost_over, training_cost};
+use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::features::dictionary::formats::saelens;
 use crate::features::quality::{Quality, ce_score, evaluate};
 use crate::features::rows::{Cut, Rows};
-use crate::features::{Dictionary, Place};
+use crate::features::{Dictionary, Place, text};
 use crate::files::write_atomic;
 use crate::model::Model;
 use crate::model::config::ModelConfig;
@@ -79,6 +81,17 @@ impl Recipe {
     /// Numbers that are harvested at each position.
     pub fn width(&self, config: &ModelConfig) -> usize {
         self.places().iter().map(|p| p.width(config)).sum()
+    }
+
+    /// What harvesting and then training so many dictionaries costs, in memory for as many activations at most.
+    pub(super) fn cost(&self, model: &Model, dictionaries: usize, held: usize) -> Cost {
+        // A text that cannot be read is refused when it is.
+        let tokens = text::tokens(&self.text, self.tokens).unwrap_or(0);
+        let harvested = cost_over(model, tokens, self.context, OverText::Harvest);
+        let (s, width) = (&self.settings, self.width(&model.config));
+        let own = training_cost(dictionaries * s.steps, s.batch, (width, s.features));
+        let held = held.min(4 * tokens * dictionaries * width);
+        harvested.then(Cost { work: own.work + held as u64, ..own })
     }
 
     /// How the text becomes rows.

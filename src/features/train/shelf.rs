@@ -62,6 +62,7 @@ impl Question for DictionaryTrainingOf {
         if let Some(file) = self.recipe.captured(&self.model)? {
             return self.run_on(&file, progress, partial);
         }
+        progress.needs(|| self.recipe.cost(&self.model, 1, IN_MEMORY))?;
         let keep = self.keep.as_deref().map_or(Keep::Not(IN_MEMORY), Keep::Below);
         let mut training = self.recipe.begin(&self.model, keep, progress)?;
         let folder = training_folder(&self.shelf, &mut training)?;

@@ -35,30 +35,43 @@ pub fn cost(model: &Model, first: &Dictionary, (len, pos): (usize, usize), setti
         _ => ACTIVE,
     };
     let at_once = at_once.min(first.d_sae);
-    let heads = (c.n_heads + c.n_kv_heads) * c.d_head;
-    let (mut rows, mut down) = (Vec::new(), 0.0);
+    let mut rows = Vec::new();
     for layer in 0..c.n_layers {
         for pos in settings.silent..n {
             let row = layer * (pos + 1 - settings.silent) * at_once + (layer + 1) * (pos + 1);
-            rows.resize(rows.len() + at_once, row);
-            // Down through the heads of every layer below, at every position before, and once against each source.
-            down += (at_once * c.d_model) as f64 * (layer * (pos + 1) * heads + row) as f64;
+            rows.resize(rows.len() + at_once, (Feature { layer, pos, feature: 0, activation: 1.0 }, row));
         }
     }
-    let (count, links) = (rows.len(), rows.iter().sum::<usize>() as u64);
-    let (most, _) = fitting(rows.clone(), (n, c.n_layers), settings, None)?;
-    rows.sort_unstable_by(|a, b| b.cmp(a));
-    let held = match most {
-        Some(most) => bytes(&rows, most, settings.round.max(1), (c.n_layers + 1) * n),
-        None => LINK * links,
-    };
-    let share = most.map_or(1.0, |most| most.min(count) as f64 / count.max(1) as f64);
+    let (most, _) = fitting(rows.iter().map(|(_, row)| *row).collect(), (n, c.n_layers), settings, None)?;
+    let traced = cost_of_rows(model, &rows, most, n, settings);
     let encoded = (n * c.n_layers) as f64 * (first.d_sae * (first.d_in + first.d_out)) as f64;
     let layer = 8 * first.d_sae * (first.d_in + first.d_out);
     let run = plan::cost(model, len, Planned::Trace);
-    let traced = Cost::of(model, share * down + encoded, layer + 8 * count * c.d_model + held as usize);
+    let traced = Cost::of(model, encoded, layer).then(Cost { work: layer as u64 + traced.work, ..traced });
     // The run is kept meanwhile.
     Ok(Cost { work: run.work + traced.work, ..run.then(traced) })
+}
+
+/// What the rows of `most` of some features (all if `None`) take, each feature with the number of its sources.
+pub(super) fn cost_of_rows(
+    model: &Model,
+    rows: &[(Feature, usize)],
+    most: Option<usize>,
+    n: usize,
+    settings: &Settings,
+) -> Cost {
+    let (c, count) = (&model.config, rows.len());
+    let heads = (c.n_heads + c.n_kv_heads) * c.d_head;
+    // Down through the heads of every layer below, at every position before, and once against each source.
+    let down = |(f, row): &(Feature, usize)| c.d_model as f64 * (f.layer * (f.pos + 1) * heads + row) as f64;
+    let share = most.map_or(1.0, |most| most.min(count) as f64 / count.max(1) as f64);
+    let mut lengths: Vec<usize> = rows.iter().map(|(_, row)| *row).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    let held = match most {
+        Some(most) => bytes(&lengths, most, settings.round.max(1), (c.n_layers + 1) * n),
+        None => LINK * lengths.iter().sum::<usize>() as u64,
+    };
+    Cost::of(model, share * rows.iter().map(down).sum::<f64>(), 8 * count * c.d_model + held as usize)
 }
 
 /// By feature, how many sources can reach it: all that is active below it, at its position or before, errors, tokens.

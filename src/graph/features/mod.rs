@@ -28,7 +28,7 @@ pub use active::Feature;
 pub use targets::{Explained, Target};
 
 use self::active::Active;
-use self::cost::{PART, ROW, fitting, reached};
+use self::cost::{PART, ROW, cost_of_rows, fitting, reached};
 use self::linear::Linear;
 use self::rows::{Row, Seed};
 use super::influence::{LEAST, Scores};
@@ -234,6 +234,10 @@ pub fn trace_in_parts(
         // What earlier work left behind is free as well.
         trim();
         room()
+    })?;
+    progress.needs(|| {
+        let rows = active.features.iter().cloned().zip(reached(&active.features, n)).collect::<Vec<_>>();
+        cost_of_rows(&trace.model, &rows, most, n, settings)
     })?;
     let labels = of_set(set);
     let mut work = Work {
