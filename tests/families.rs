@@ -117,9 +117,9 @@ fn runs_go_on_from_where_another_prompt_begins_alike() {
             let by_length = model.config.rotates_by_length() && prompt.len() != ids.len();
             assert_eq!(before.shares(&prompt), if by_length { 0 } else { alike });
             if by_length {
-                anew += 1
+                anew += 1;
             } else {
-                went_on += 1
+                went_on += 1;
             }
             let whole = Trace::run(&model, prompt.clone(), &progress).unwrap();
             let after = Trace::run_after(&before, prompt, &progress).unwrap();

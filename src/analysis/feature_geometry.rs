@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 
 use super::interference::{Interference, measured, norms};
 use crate::error::{Error, Result};
+use crate::memory::afford;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -68,6 +69,18 @@ pub struct FeatureGeometry {
 /// Returns the directions as rows, [count, hidden].
 fn rows_of(model: &Model, directions: Directions, decoder: Option<&Tensor>) -> Result<Tensor> {
     let none = |what: String| Error::request(what);
+    // Weights are decoded to f32, turned, and compared in parts.
+    let (width, c) = (model.config.d_model, &model.config);
+    let count = match directions {
+        Directions::Embedding | Directions::Unembedding => c.d_vocab,
+        Directions::Decoder(_) => 0,
+        Directions::Neurons(_) => c.d_mlp,
+    };
+    afford(
+        8 * count * width,
+        &format!("comparing {count} directions of {width} numbers"),
+        "look at the neurons of a layer, or close other programs",
+    )?;
     let t = match directions {
         // A tied model keeps one matrix for both.
         Directions::Embedding => match &model.weights.embed {

@@ -6,9 +6,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{Arguments, links};
-use crate::cost::Cost;
 use crate::cli::features::check_set;
 use crate::cli::{Job, table, warn};
+use crate::cost::Cost;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;

@@ -236,7 +236,7 @@ pub fn trace_in_parts(
         room()
     })?;
     progress.needs(|| {
-        let rows = active.features.iter().cloned().zip(reached(&active.features, n)).collect::<Vec<_>>();
+        let rows = active.features.iter().copied().zip(reached(&active.features, n)).collect::<Vec<_>>();
         cost_of_rows(&trace.model, &rows, most, n, settings)
     })?;
     let labels = of_set(set);
