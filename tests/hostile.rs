@@ -224,6 +224,7 @@ fn graphs_and_sessions_keep_to_their_types() {
     };
     assert!(spoilt(&|g| g["metadata"]["scan"] = json!(5)).contains("`scan` is 5"));
     assert!(spoilt(&|g| g["metadata"]["info"] = json!({"silent_positions": -1})).contains("`silent_positions` is -1"));
+    assert!(spoilt(&|g| g["metadata"]["info"] = json!({"ids": [1, "2"]})).contains("`ids` is \"2\""));
     assert!(spoilt(&|g| g["qParams"] = json!({"pinnedIds": 5})).contains("`pinnedIds` is 5"));
     assert!(spoilt(&|g| g["qParams"] = json!({"supernodes": "[[\"a\","})).contains("`supernodes` is no list"));
     let session = folder.path().join("s.scope");
@@ -271,9 +272,15 @@ fn options_of_a_wrong_type_are_refused() {
         ("sets/learning-topk", "k", json!("4")),
         ("sets/learning-topk", "submodule_name", json!(5)),
         ("sets/learning-topk", "layer", json!("5")),
+        ("sets/learning-topk", "activation_dim", json!("16")),
+        ("sets/learning-topk", "dict_size", json!(25)),
     ] {
         let said = with(of, "config.json", &|c| c["trainer"][option] = wrong.clone(), &dictionary);
         assert!(said.contains(&format!("`{option}`")), "{of}: {said}");
+    }
+    for (buffer, named) in [(json!("x"), "`buffer`"), (json!({"io": 1}), "`io`")] {
+        let said = with("sets/learning-topk", "config.json", &|c| c["buffer"] = buffer.clone(), &dictionary);
+        assert!(said.contains(named), "{said}");
     }
     let said = with(
         "sets/gemma-scope-2/transcoder_all/layer_1_width_16k_l0_small",
@@ -324,6 +331,8 @@ fn options_of_a_wrong_type_are_refused() {
     for (at, option, wrong) in [
         ("/nodes/0", "token_prob", json!("0.5")),
         ("/nodes/0", "feature_type", json!(1)),
+        ("/nodes/0", "influence", json!("0.5")),
+        ("/nodes/0", "is_target_logit", json!("false")),
         ("/nodes/0", "activation", json!("2")),
         ("/links/0", "input", json!(1)),
         ("/metadata", "prompt_tokens", json!("a b")),

@@ -241,6 +241,9 @@ fn check_facts(document: &Map<String, Value>) -> std::result::Result<(), String>
         typed::<&str>(told(name), name)?;
     }
     typed::<u64>(told("silent_positions"), "silent_positions")?;
+    for id in typed::<&[Value]>(told("ids"), "ids")?.into_iter().flatten() {
+        typed::<u64>(Some(id), "ids")?;
+    }
     let drawn: Option<&Map<String, Value>> = typed(document.get("qParams"), "qParams")?;
     for name in ["pinnedIds", "supernodes"] {
         typed::<&[Value]>(drawn.and_then(|q| q.get(name)), name)?;
@@ -297,6 +300,8 @@ fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
     if !(0.0..=1.001).contains(&prob) {
         return Err(format!("(`{id}`) has the probability {prob}"));
     }
+    number("influence")?;
+    typed::<bool>(object.get("is_target_logit"), "is_target_logit").map_err(wrong)?;
     Ok(Node {
         label: text("clerp")?.to_owned(),
         prob: if kind == NodeKind::Logit { prob } else { 0.0 },

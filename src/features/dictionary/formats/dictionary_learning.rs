@@ -65,6 +65,8 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
     let text = |name: &str| typed::<&str>(told(name), name, &malformed);
     let size = |name: &str| typed::<u64>(told(name), name, &malformed);
     let class = text("dict_class")?.ok_or_else(|| malformed("its trainer names no dict_class".to_owned()))?;
+    let buffer: Option<&Map<String, Json>> = typed(config.get("buffer"), "buffer", &malformed)?;
+    typed::<&str>(buffer.and_then(|b| b.get("io")), "io", &malformed)?;
     if !["in", "out"].contains(&side(&config)) {
         return Err(malformed(format!(
             "its buffer's io is `{}`: only dictionaries of what goes in or of what comes out are known here",
@@ -80,6 +82,11 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
         (get("encoder.weight")?.t()?.contiguous()?, get("decoder.weight")?.t()?.contiguous()?)
     };
     let (d_in, d_sae) = w_enc.dims2()?;
+    for (name, has) in [("activation_dim", d_in), ("dict_size", d_sae)] {
+        if let Some(told) = size(name)?.filter(|told| *told != has as u64) {
+            return Err(malformed(format!("its `{name}` is {told}, and its weights have {has}")));
+        }
+    }
     let vector = |name: &str| -> Result<Vec<f32>> { Ok(get(name)?.flatten_all()?.to_vec1()?) };
     let number = |name: &str| -> Result<f32> {
         vector(name)?.first().copied().ok_or_else(|| malformed(format!("its `{name}` is empty")))
