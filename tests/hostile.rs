@@ -697,3 +697,26 @@ fn headers_of_arrays_are_looked_at_first() {
     assert!(said(&deep).contains("too deep"), "{}", said(&deep));
     assert!(said(b"\x93NUM").contains("no whole header"));
 }
+
+/// That the folder of a result is missing is said at once: the model is not even looked for.
+#[test]
+fn a_missing_folder_is_said_before_the_work() {
+    let place = tempfile::tempdir().unwrap();
+    let nowhere = place.path().join("gone").join("out");
+    let (nowhere, graph) = (nowhere.to_str().unwrap(), a_graph());
+    let graph = graph.to_str().unwrap();
+    for command in [
+        &["run", "-m", "no-model", "-p", "a"][..],
+        &["trace", "-m", "no-model", "-p", "a"],
+        &["graph", "prune", graph],
+        &["graph", "group", graph],
+        &["graph", "audit", graph, "-m", "no-model"],
+        &["render", "-m", "no-model", "--view", "lens", "-p", "a"],
+        &["session", "new", "-m", "no-model", "-p", "a"],
+        &["features", "encode", "-m", "no-model", "--dictionary", "d", "-p", "a"],
+    ] {
+        let said = sentence(&[command, &["-o", nowhere]].concat(), 2);
+        assert!(said.contains("there is no folder") && said.contains("make it first"), "{command:?}: {said}");
+    }
+    assert!(!place.path().join("gone").exists());
+}

@@ -10,6 +10,7 @@ use super::generate::text_of;
 use super::output::quoted;
 use super::steering::{self, SteerArgs};
 use super::{Job, ModelArgs, PromptArgs, emit, emit_json, progress, table, warn};
+use crate::cli::writable;
 use crate::engine::SiteKind;
 use crate::engine::dictionaries::NoDictionaries;
 use crate::error::{Error, Result};
@@ -61,7 +62,7 @@ struct Find {
     #[arg(long, default_value = "mean")]
     pool: String,
     /// Where to write the directions
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = writable)]
     output: Option<PathBuf>,
 }
 

@@ -2,6 +2,7 @@
 //! below.
 
 use std::path::Path;
+use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
@@ -188,6 +189,18 @@ pub fn laid_out(model: &Model, messages: &[Message], ending: Ending, bos: bool) 
     let laid = chat::lay_out(model, messages, ending, bos)?;
     output::remember_turns(&laid.ids, &laid.turns);
     Ok(laid.ids)
+}
+
+/// The path of a file that is written at the end: that its folder is missing is said before the work.
+///
+/// # Errors
+/// There is no such folder.
+pub fn writable(text: &str) -> std::result::Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        Some(folder) => Err(format!("there is no folder {}; make it first", folder.display())),
+        None => Ok(path),
+    }
 }
 
 /// Reads an amount of memory.

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Job, ModelArgs, table, warn};
+use crate::cli::writable;
 use crate::error::{Error, Result, short};
 use crate::features::direction::Concept;
 use crate::features::direction::concept::Pool;
@@ -56,7 +57,7 @@ struct Fit {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Where to write the probes, as JSON
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = writable)]
     output: Option<PathBuf>,
 }
 

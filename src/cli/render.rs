@@ -1,6 +1,7 @@
 //! `render`: draws any view to PNG or SVG without a window.
 
 use crate::app::model::ModelAction;
+use crate::cli::writable;
 use std::path::{Path, PathBuf};
 
 use eframe::egui;
@@ -41,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     view: String,
     /// Where to write the picture
-    #[arg(short, long, value_name = "FILE.png|svg")]
+    #[arg(short, long, value_name = "FILE.png|svg", value_parser = writable)]
     output: PathBuf,
     /// Size in points
     #[arg(long, default_value = "1280x800", value_name = "WxH")]

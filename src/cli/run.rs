@@ -9,6 +9,7 @@ use super::output::quoted;
 use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::plan::{Planned, cost};
+use crate::cli::writable;
 use crate::cost::Cost;
 use crate::engine::logits::summarise;
 use crate::engine::resume::bytes_per_row;
@@ -31,7 +32,7 @@ pub struct Arguments {
     #[arg(long, value_name = "GLOB", requires = "output")]
     capture: Vec<String>,
     /// Where to write the captured sites (safetensors, f32)
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = writable)]
     output: Option<PathBuf>,
 }
 

@@ -9,6 +9,7 @@ use super::output::print;
 use super::{emit, emit_json, open_model, progress, table};
 use crate::analysis::pair::Pair;
 use crate::analysis::run::RunOf;
+use crate::cli::writable;
 use crate::error::{Error, Result};
 use crate::model::chat::Conversation;
 use crate::question::Question;
@@ -63,7 +64,7 @@ struct Report {
     #[command(flatten)]
     run: Run,
     /// Where to write the report
-    #[arg(short, long, value_name = "OUT.html")]
+    #[arg(short, long, value_name = "OUT.html", value_parser = writable)]
     output: PathBuf,
 }
 
@@ -72,7 +73,7 @@ struct New {
     #[command(flatten)]
     what: Start,
     /// Where to write the session
-    #[arg(short, long, value_name = "FILE.scope")]
+    #[arg(short, long, value_name = "FILE.scope", value_parser = writable)]
     output: PathBuf,
 }
 

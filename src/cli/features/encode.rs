@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{DictionaryArgs, shown};
 use crate::cli::output::{document, quoted};
+use crate::cli::writable;
 use crate::cli::{ModelArgs, PromptArgs, emit, emit_json, progress, table};
 use crate::error::{Error, Result};
 use crate::features::harvest::activations;
@@ -29,7 +30,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "ids"])]
     activations: Option<PathBuf>,
     /// Where to write `features` [pos, d_sae] and `reconstruction` [pos, d_out]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = writable)]
     output: Option<PathBuf>,
     /// How many features to list at each position
     #[arg(long, value_name = "N", default_value_t = 5)]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::check_set;
 use crate::cli::output::quoted;
+use crate::cli::writable;
 use crate::cli::{Job, ModelArgs, PromptArgs, table, warn};
 use crate::engine::{Hold, Trace};
 use crate::error::{Error, Result};
@@ -54,7 +55,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     silent: usize,
     /// Where to write `logits` [pos, token] and `activations` [layer, pos, feature] of the changed run
-    #[arg(short, long, value_name = "F.safetensors")]
+    #[arg(short, long, value_name = "F.safetensors", value_parser = writable)]
     output: Option<std::path::PathBuf>,
 }
 

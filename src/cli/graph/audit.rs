@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::open;
 use crate::cli::features::check_set;
+use crate::cli::writable;
 use crate::cli::{Job, ModelArgs, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -39,7 +40,7 @@ pub struct AuditArgs {
     #[arg(long, default_value_t = 20, value_name = "N")]
     top: usize,
     /// Where to write the graph with what was found of each link, under `metadata.audit`
-    #[arg(short, long, value_name = "OUT.json")]
+    #[arg(short, long, value_name = "OUT.json", value_parser = writable)]
     output: Option<PathBuf>,
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{number, open};
+use crate::cli::writable;
 use crate::cli::{emit, emit_json, progress, table, warn};
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
@@ -39,7 +40,7 @@ pub struct GroupArgs {
     #[arg(long, default_value_t = GROUPS, value_name = "N")]
     groups: usize,
     /// Where to write the pruned graph with its supernodes
-    #[arg(short, long, value_name = "OUT.json")]
+    #[arg(short, long, value_name = "OUT.json", value_parser = writable)]
     output: Option<PathBuf>,
 }
 

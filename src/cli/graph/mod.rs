@@ -10,6 +10,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{emit, emit_json, table, warn};
+use crate::cli::writable;
 use crate::error::Result;
 use crate::graph::file::GraphFile;
 use crate::graph::influence::Scores;
@@ -58,7 +59,7 @@ struct PruneArgs {
     #[command(flatten)]
     graph: GraphArgs,
     /// Where to write the pruned copy
-    #[arg(short, long, value_name = "OUT.json")]
+    #[arg(short, long, value_name = "OUT.json", value_parser = writable)]
     output: Option<PathBuf>,
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Arguments, links};
 use crate::cli::features::check_set;
+use crate::cli::writable;
 use crate::cli::{Job, table, warn};
 use crate::cost::Cost;
 use crate::engine::Trace;
@@ -47,7 +48,7 @@ pub struct FeatureArgs {
     #[arg(long, value_name = "P", default_value_t = f64::from(crate::graph::targets::PROBABILITY), requires = "dictionary", conflicts_with_all = ["attention", "neurons"])]
     logit_prob: f64,
     /// Where to write `adjacency`, `node_influence`, `features` and `activations` in full
-    #[arg(long, value_name = "F.safetensors", requires = "dictionary", conflicts_with_all = ["attention", "neurons"])]
+    #[arg(long, value_name = "F.safetensors", requires = "dictionary", conflicts_with_all = ["attention", "neurons"], value_parser = writable)]
     arrays: Option<PathBuf>,
 }
 

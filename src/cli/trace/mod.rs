@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, table, warn};
 use crate::analysis::plan::Planned;
+use crate::cli::writable;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::components::{Keep, Traced, trace_prediction};
@@ -51,7 +52,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = EDGE_THRESHOLD, value_name = "Y")]
     edge_threshold: f64,
     /// Where to write the graph (Neuronpedia / circuit-tracer JSON)
-    #[arg(short, long, value_name = "graph.json")]
+    #[arg(short, long, value_name = "graph.json", value_parser = writable)]
     output: Option<PathBuf>,
     /// Nodes to list
     #[arg(long, default_value_t = 20, value_name = "N")]
