@@ -5,13 +5,12 @@ use std::process::ExitCode;
 use circuitscope::cli::Cli;
 use circuitscope::error::one_line;
 use circuitscope::interrupt;
-use clap::Parser;
 
 fn main() -> ExitCode {
     circuitscope::memory::keep_freed();
     circuitscope::engine::kernels::let_workers_sleep();
     interrupt::watch();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         // Help and version are no errors; of a real one its first sentence says what is wrong.
         Err(e) if e.use_stderr() => {

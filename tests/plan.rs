@@ -119,6 +119,16 @@ fn commands_on_a_prompt_are_planned_as_they_would_be_run() {
     }
     let generated = |max: &str| bytes(&[&["--", "generate"][..], &on, &["--max", max]].concat());
     assert!(generated("200") > generated("2"));
+    // The model and the prompt may stand before any command.
+    assert_eq!(bytes(&[&on[..], &["generate", "--max", "200"]].concat()), generated("200"));
+    let (model, prompts) = pair.split_at(2);
+    let after = [&["--", "patch", "--site", "z"][..], &pair].concat();
+    assert_eq!(bytes(&[model, &["patch", "--site", "z"], prompts].concat()), bytes(&after));
+    let search = [&["find", "--edges", "20", "--answer", "a", "--wrong", "b"][..], prompts].concat();
+    let after = [&["--", "circuit"][..], &search, model].concat();
+    assert_eq!(bytes(&[model, &["circuit"], &search].concat()), bytes(&after));
+    let wrong = common::sentence(&["plan", "-m", "induction", "-p", "a", "generate", "--mux", "2"], 2);
+    assert!(wrong.contains("--mux"), "{wrong}");
     assert!(bytes(&[&["--", "why"][..], &on, &["--head", "1.0"]].concat()) > 0);
     assert!(bytes(&[&["--", "ablate", "--site", "z"][..], &on].concat()) > 0);
 }

@@ -27,6 +27,20 @@ pub struct Cli {
     pub window: Start,
 }
 
+impl Cli {
+    /// Reads the words that the program was called by.
+    ///
+    /// # Errors
+    /// Words that are no command; help and version, which are to be printed.
+    pub fn read() -> std::result::Result<Self, clap::Error> {
+        Self::try_parse().or_else(|wrong| {
+            let words: Option<Vec<String>> = std::env::args_os().map(|w| w.into_string().ok()).collect();
+            let work = words.filter(|_| wrong.use_stderr()).and_then(|words| plan::as_work(&words));
+            work.map_or(Err(wrong), Self::try_parse_from)
+        })
+    }
+}
+
 /// Declares the file, the variant for clap, the line of help and the dispatch of each subcommand, in the order of
 /// `--help`. A line reads `file as Variant: "help"`, after a `#[cfg(…)]` where the subcommand is not always built.
 macro_rules! commands {

@@ -1,14 +1,14 @@
 //! `plan`: says what a command will need before it is run. Sizes and tokens are read, no weight of the model is. What goes
 //! over texts or a prompt set, searches a circuit or traces features is planned by the command itself.
 
-use clap::ValueEnum;
+use clap::{CommandFactory as _, ValueEnum};
 use serde_json::{Value, json};
 
 use super::attribute::Method;
 use super::output::document;
 use super::submit::plan_of;
 use super::sweep::{SiteArg, parse_axes};
-use super::{ModelArgs, PromptArgs, emit, emit_json};
+use super::{Cli, ModelArgs, PromptArgs, emit, emit_json};
 use crate::analysis::plan::{Planned, cost, longest};
 use crate::cost::{Cost, needs};
 use crate::error::Result;
@@ -43,6 +43,28 @@ pub struct Arguments {
     /// Points of EAP-IG's path
     #[arg(long, default_value_t = crate::circuit::eap::STEPS as u32, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     steps: u32,
+}
+
+/// `plan -m MODEL -p TEXT COMMAND …` as `plan -- COMMAND -m MODEL -p TEXT …`: what stands before a command belongs to it.
+pub(super) fn as_work(words: &[String]) -> Option<Vec<String>> {
+    /// Options of [`ModelArgs`] and [`PromptArgs`] that no value follows.
+    const FLAGS: [&str; 3] = ["--json", "--bos", "--no-generation-prompt"];
+    let (program, words) = words.split_first()?;
+    let (plan, words) =
+        words.split_first().filter(|(first, rest)| *first == "plan" && !rest.iter().any(|w| w == "--"))?;
+    let is_value = |at: usize| {
+        let before = at.checked_sub(1).map(|i| words[i].as_str());
+        before.is_some_and(|w| w.starts_with('-') && !w.contains('=') && !FLAGS.contains(&w))
+    };
+    let commands = Cli::command();
+    let at = (0..words.len()).find(|at| commands.find_subcommand(&words[*at]).is_some() && !is_value(*at))?;
+    let (before, rest) = words.split_at(at);
+    let (command, rest) = rest.split_first()?;
+    // A subcommand of the command comes before its options.
+    let below = commands.find_subcommand(command).filter(|c| c.has_subcommands());
+    let (second, rest) = rest.split_at(usize::from(below.is_some() && !rest.is_empty()));
+    let whole = [&[program.clone(), plan.clone(), "--".to_owned(), command.clone()], second, before, rest].concat();
+    Some(whole)
 }
 
 /// The commands whose cost is known beforehand.
