@@ -39,6 +39,11 @@ impl Cost {
         self.seconds >= seconds || memory::available().is_some_and(|free| self.work >= free / 2)
     }
 
+    /// Whether it is hardly dearer than another: what is told beforehand is a guess.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.seconds <= 1.25 * other.seconds && self.work as f64 <= 1.25 * other.work as f64
+    }
+
     /// What it needs beside weights that are there already, in words.
     pub fn beyond_weights(&self) -> String {
         needs(self.work, self.seconds)

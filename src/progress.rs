@@ -26,8 +26,8 @@ struct Inner {
     reserved: AtomicU64,
     resting: AtomicBool,
     started: Instant,
-    /// Milliseconds after that at which the work went on that had waited for a word.
-    went_on: AtomicU64,
+    /// Milliseconds since then in which the work waited for a word.
+    waited: AtomicU64,
     left: Mutex<Option<Left>>,
     asker: Option<Arc<Asker>>,
 }
@@ -90,7 +90,7 @@ impl Progress {
                 reserved: AtomicU64::new(0),
                 resting: AtomicBool::new(false),
                 started: Instant::now(),
-                went_on: AtomicU64::new(0),
+                waited: AtomicU64::new(0),
                 left: Mutex::new(None),
                 asker,
             }),
@@ -150,8 +150,9 @@ impl Progress {
     /// [`Error::Cancelled`] if it is not wanted at that price.
     pub fn needs(&self, cost: impl FnOnce() -> Cost) -> Result<()> {
         let Some(asker) = &self.inner.asker else { return Ok(()) };
-        asker(cost())?;
-        self.inner.went_on.store(self.inner.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let (cost, asked) = (cost(), Instant::now());
+        asker(cost)?;
+        self.inner.waited.fetch_add(asked.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.check()
     }
 
@@ -166,9 +167,9 @@ impl Progress {
         if total == 0 { 0.0 } else { (done as f64 / total as f64).clamp(0.0, 1.0) as f32 }
     }
 
-    /// Seconds since the work was asked for, or since its cost was agreed to.
+    /// Seconds since the work was asked for, without those in which it waited for a word.
     pub fn elapsed(&self) -> f64 {
-        self.inner.started.elapsed().as_secs_f64() - self.inner.went_on.load(Ordering::Relaxed) as f64 / 1e3
+        self.inner.started.elapsed().as_secs_f64() - self.inner.waited.load(Ordering::Relaxed) as f64 / 1e3
     }
 
     /// Seconds left if the rest goes about as fast as what is done; `None` while that is too little to tell.

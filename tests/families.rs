@@ -112,7 +112,14 @@ fn runs_go_on_from_where_another_prompt_begins_alike() {
             other
         };
         let longer: Vec<u32> = ids.iter().copied().chain([1, 3]).collect();
-        let prompts = [(changed(10), 10), (longer, 11), (ids[..6].to_vec(), 5), (changed(4), 4), (ids.clone(), 10)];
+        let prompts = [
+            (changed(10), 10),
+            (longer, 11),
+            (ids[..6].to_vec(), 5),
+            (changed(4), 4),
+            (ids.clone(), 10),
+            (changed(1), 0),
+        ];
         for (prompt, alike) in prompts {
             let by_length = model.config.rotates_by_length() && prompt.len() != ids.len();
             assert_eq!(before.shares(&prompt), if by_length { 0 } else { alike });

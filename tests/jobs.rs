@@ -51,8 +51,9 @@ impl<const LONG: bool> PartialEq for Ask<LONG> {
 /// A number that panics, and one that fails.
 const PANICS: u32 = 1000;
 const FAILS: u32 = 1001;
-/// A number that costs much.
+/// A number that costs much, and one that costs more.
 const COSTS: u32 = 1002;
+const COSTS_MORE: u32 = 1003;
 
 impl<const LONG: bool> Question for Ask<LONG> {
     type Answer = (u32, usize);
@@ -67,8 +68,8 @@ impl<const LONG: bool> Question for Ask<LONG> {
             if self.number == FAILS {
                 return Err(Error::failed("the model has no vocabulary"));
             }
-            if self.number == COSTS {
-                progress.needs(|| Cost { seconds: 100.0, ..Cost::default() })?;
+            if let Some(seconds) = [(COSTS, 100.0), (COSTS_MORE, 200.0)].iter().find(|(n, _)| *n == self.number) {
+                progress.needs(|| Cost { seconds: seconds.1, ..Cost::default() })?;
             }
             partial((self.number, 0));
             while !self.seen.open.load(Ordering::SeqCst) {
@@ -306,9 +307,12 @@ fn asks_first<const LONG: bool>() {
         !dear.is_running()
     });
     assert_eq!(dear.fresh().map(|a| a.value.0), Some(COSTS));
-    // Not wanted at that price, wanted no more, and another one wanted.
+    // At that price nobody is asked again.
     dear.forget();
-    dear.want(&pool, question(COSTS, &seen));
+    assert_eq!(answered(&mut dear, COSTS), Some((COSTS, true)));
+    // Not wanted at another, wanted no more, and another one wanted.
+    dear.forget();
+    dear.want(&pool, question(COSTS_MORE, &seen));
     until(|| !pool.asking().is_empty());
     pool.answer(&pool.asking()[0], false);
     until(|| {
@@ -318,7 +322,7 @@ fn asks_first<const LONG: bool>() {
     assert!(dear.is_stopped() && dear.get().is_none() && pool.asking().is_empty());
     dear.again();
     for next in [None, question(5, &seen)] {
-        dear.want(&pool, question(COSTS, &seen));
+        dear.want(&pool, question(COSTS_MORE, &seen));
         until(|| !pool.asking().is_empty());
         dear.want(&pool, next);
         until(|| pool.asking().is_empty());
@@ -329,7 +333,7 @@ fn asks_first<const LONG: bool>() {
     });
     assert_eq!(dear.fresh().map(|a| a.value.0), Some(5));
     // A window that closes leaves no thread behind.
-    dear.want(&pool, question(COSTS, &seen));
+    dear.want(&pool, question(COSTS_MORE, &seen));
     until(|| !pool.asking().is_empty());
     drop(pool);
     until(|| seen.begun.load(Ordering::SeqCst) == seen.ended.load(Ordering::SeqCst));

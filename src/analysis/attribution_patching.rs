@@ -162,7 +162,7 @@ impl crate::question::Question for ApproximationOf {
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(SweepResult)) -> Result<SweepResult> {
         let Self { pair, site, by, metric } = self;
-        progress.needs(|| cost_on_run(&pair.clean.model, pair.clean.len(), Planned::Nodes))?;
+        progress.needs(|| cost_on_run(&pair.clean.model, pair.clean.len(), Planned::Nodes { site: Some(*site) }))?;
         attribution_patching(pair, *metric, &[*site], Freeze::default(), progress)?.grid(pair, *site, *by)
     }
 }

@@ -105,7 +105,6 @@ pub fn logit_lens(
     let mut lens = Lens { cells: vec![vec![None; positions.len()]; n_layers], n_layers, positions };
     let layers: Vec<usize> = (0..n_layers).filter(|l| transport.is_none_or(|t| t.reads(*l, n_layers))).collect();
     progress.expect((layers.len() * lens.positions.len()) as u64);
-    progress.needs(|| cost_of_logits(&trace.model, layers.len() * lens.positions.len()))?;
     let extra: Vec<u32> = answer.into_iter().chain(wrong).collect();
     // Layers are computed in groups that fill the unembedding's strip of rows.
     let group = (64 / lens.positions.len()).max(1);
@@ -161,6 +160,10 @@ impl Question for LensOf {
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
         let Self { subject, lens: through, positions, answer, wrong } = self;
+        let trace = &subject.trace;
+        let asked = if positions.is_empty() { trace.len() } else { positions.len() };
+        let runs = 1 + usize::from(subject.minus.is_some());
+        progress.needs(|| cost_of_logits(&trace.model, trace.model.config.n_layers * asked).times(runs))?;
         let lens = |trace: &Trace, positions: &[usize], partial: &mut dyn FnMut(&Lens)| {
             logit_lens(trace, through.as_deref(), positions, *answer, *wrong, TOP, progress, partial)
         };

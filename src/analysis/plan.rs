@@ -24,8 +24,10 @@ pub enum Planned {
         by: Axes,
         runs: usize,
     },
-    /// Two runs and a backward pass.
-    Nodes,
+    /// Two runs and a backward pass, for one site or for every one that can be swept.
+    Nodes {
+        site: Option<SiteKind>,
+    },
     /// Two runs and as many backward passes, and edges of all pairs of components.
     Edges {
         steps: usize,
@@ -85,8 +87,10 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
             let (cells, bytes) = sweep(c, n, site, by);
             (runs as f64 * pass + cells as f64 * layer_weights(c) as f64, runs * kept + bytes.max(rows).max(logits))
         }
-        // Every site that can be swept, as where none is named.
-        Planned::Nodes => (4.0 * pass, 2 * kept + gradient::bytes_for(c, n, &there(&SITES), &[], Freeze::default())),
+        Planned::Nodes { site } => {
+            let sites = site.map_or_else(|| there(&SITES), |site| there(&[site]));
+            (4.0 * pass, 2 * kept + gradient::bytes_for(c, n, &sites, &[], Freeze::default()))
+        }
         Planned::Edges { steps } => {
             let probed = there(&EDGES);
             let edges = receivers(c) * senders(c);
@@ -126,7 +130,7 @@ pub fn cost_on_run(model: &Model, n: usize, what: Planned) -> Cost {
         Planned::Run => 0,
         Planned::Sweep { runs, .. } => runs,
         Planned::Lens | Planned::Trace | Planned::Graph => 1,
-        Planned::Nodes | Planned::Edges { .. } | Planned::Circuits { .. } => 2,
+        Planned::Nodes { .. } | Planned::Edges { .. } | Planned::Circuits { .. } => 2,
     };
     let (all, run) = (cost(model, n, what), cost(model, n, Planned::Run));
     let held = (runs * Trace::bytes_for(model, n)) as u64;

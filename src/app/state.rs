@@ -585,7 +585,7 @@ impl State {
 
     /// True while there is something that [`Self::cancel`] stops, be it a training that is paused.
     pub fn works(&self) -> bool {
-        !self.rests() || self.superposition.is_paused()
+        !self.rests() || self.superposition.is_paused() || !self.pool.asking().is_empty()
     }
 
     /// Nothing of the model is asked for or on its way.

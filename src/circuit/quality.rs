@@ -24,6 +24,7 @@ use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
 use crate::analysis::plan::{Planned, cost_on_run};
 use crate::cost::Cost;
+use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -245,7 +246,9 @@ impl CircuitOf {
         let own = on_run(Planned::Circuits { circuits: tried });
         let own = if self.curve { own.then(on_run(Planned::Edges { steps: STEPS })) } else { own };
         let set = self.set.as_ref().map_or(0, |(_, n)| *n);
-        own.times(self.prompts.len()).then(on_run(Planned::Circuits { circuits: 2 }).times(set))
+        let set_runs = (2 * set * Trace::bytes_for(&pair.clean.model, pair.clean.len())) as u64;
+        let over = on_run(Planned::Circuits { circuits: 2 }).times(set);
+        own.times(self.prompts.len()).then(Cost { work: over.work + set_runs, ..over })
     }
 }
 

@@ -23,6 +23,7 @@ use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
 use crate::analysis::plan::{Planned, cost};
 use crate::cost::Cost;
+use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -178,7 +179,12 @@ pub fn search_by(
     if let Some(first) = prompts.first() {
         let longest = prompts.iter().map(|p| p.pair.clean.len()).max().unwrap_or(0);
         let model = &first.pair.clean.model;
-        progress.needs(|| settings.search.reckoned(model, longest, prompts.len(), known.is_some()))?;
+        progress.needs(|| {
+            let whole = settings.search.reckoned(model, longest, prompts.len(), known.is_some());
+            // The runs are there.
+            let held = (prompts.len() * 2 * Trace::bytes_for(model, longest)) as u64;
+            Cost { work: whole.work.saturating_sub(held), ..whole }
+        })?;
     }
     let trials = trials(prompts, settings.metric, settings.outside, progress)?;
     let scored = |path| match &known {

@@ -129,7 +129,7 @@ impl Arguments {
 
     fn planned(&self) -> Planned {
         match self.method {
-            Method::Atp => Planned::Nodes,
+            Method::Atp => Planned::Nodes { site: None },
             Method::Eap => Planned::Edges { steps: 1 },
             Method::EapIg => Planned::Edges { steps: self.steps },
         }

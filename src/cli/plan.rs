@@ -95,7 +95,7 @@ impl Arguments {
             Asked::Patch => sweep(2)?,
             Asked::Ablate => sweep(1)?,
             Asked::Attribute => match self.method {
-                Method::Atp => Planned::Nodes,
+                Method::Atp => Planned::Nodes { site: None },
                 Method::Eap => Planned::Edges { steps: 1 },
                 Method::EapIg => Planned::Edges { steps: self.steps as usize },
             },

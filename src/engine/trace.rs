@@ -46,6 +46,9 @@ pub struct Trace {
 
 crate::identity!(Trace);
 
+/// The part of a prompt that another has to begin with for its values to be taken: one in so many.
+const SHARED: usize = 4;
+
 /// Bytes of a layer's patterns that are computed together; longer ones go head by head.
 const TOGETHER: usize = if cfg!(test) { 1 << 10 } else { 256 << 20 };
 
@@ -85,14 +88,15 @@ impl Trace {
     }
 
     /// The number of first tokens of `ids` whose values a run of them can take from this one. None where this run is edited,
-    /// or where the rotation depends on the prompt's length and the lengths differ. At least one token is left to compute.
+    /// where the rotation depends on the prompt's length and the lengths differ, or where these are few, since copying all
+    /// values takes time and memory too. At least one token is left to compute.
     pub fn shares(&self, ids: &[u32]) -> usize {
         let by_length = self.model.config.rotates_by_length() && self.len() != ids.len();
         if !self.edits.is_empty() || by_length {
             return 0;
         }
         let alike = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
-        alike.min(ids.len().saturating_sub(1))
+        Some(alike.min(ids.len().saturating_sub(1))).filter(|shared| SHARED * shared >= ids.len()).unwrap_or(0)
     }
 
     /// As [`Self::run`] of the same model. The first tokens that both prompts have in common are not computed again: by
@@ -107,7 +111,8 @@ impl Trace {
         }
         let (started, network, rows) = (Instant::now(), model.network(), ids.len() - shared);
         network.check(&ids)?;
-        Self::afford_run(model, ids.len(), 0)?;
+        // What is new is held by itself until it is put behind what was there.
+        Self::afford_run(model, ids.len(), Self::bytes_for(model, rows))?;
         let mut capture = Self::capture_for(model);
         let segment = Segment { first: 0, rows, start: shared };
         let mut plan = Prepared::new(network.config, ids.len()).resume(vec![segment]);

@@ -24,7 +24,7 @@ use super::readers::Attention;
 use super::targets::Target;
 use super::{Graph, Influence, NodeKind, prune};
 use crate::analysis::component::Component;
-use crate::analysis::plan::{Planned, cost_on_run};
+use crate::analysis::plan::{Planned, cost};
 use crate::circuit::Member;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -493,8 +493,9 @@ impl Question for AuditOf {
                 ));
             }
         };
-        // A run with patterns held, and one without, for every link.
-        progress.needs(|| cost_on_run(&trace.model, trace.len(), Planned::Circuits { circuits: 2 * LINKS }))?;
+        // Every source of a link is changed in three modes.
+        let links = LINKS.min(self.drawing.graph.links.len());
+        progress.needs(|| cost(&trace.model, trace.len(), Planned::Run).times(3 * links))?;
         let stage = Stage::of(trace, set, silent, progress)?;
         // Links that are drawn are tested, but predictions go along all paths of the whole graph.
         let (graph, part) = (&self.shown.graph, &self.drawing.graph);

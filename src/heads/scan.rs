@@ -97,7 +97,9 @@ impl Plan<'_> {
         let tokens = |b: &[usize]| b.iter().map(|i| lengths[*i] as u64).sum::<u64>();
         progress.expect(batches.iter().map(|b| tokens(b)).sum());
         let left: u64 = batches.iter().skip(index.about.done).map(|b| tokens(b)).sum();
-        progress.needs(|| cost_over(self.model, left as usize, self.context, OverText::Heads))?;
+        if left > 0 {
+            progress.needs(|| cost_over(self.model, left as usize, self.context, OverText::Heads))?;
+        }
         // First, so that nothing that is seen on the way lacks it.
         if index.entries.iter().all(|e| e.copying == 0.0 && e.anti_copying == 0.0) {
             words::copying(self.model, &mut index, progress)?;

@@ -53,8 +53,11 @@ struct Queue {
     asking: Vec<Asking>,
     /// Seconds from which on work waits for a word; `None` where nobody can be asked.
     patience: Option<f64>,
-    /// Threads of [`Lane::Quick`] whose work does not wait for a word.
+    /// The dearest that was agreed to, of each kind of work: at that price nobody is asked again.
+    agreed: Vec<(&'static str, Cost)>,
+    /// Threads of [`Lane::Quick`] whose work does not wait for a word, and whether one of them computes: the others wait.
     quick: usize,
+    computes: bool,
     closed: bool,
     next_id: u64,
     next_rank: u64,
@@ -92,7 +95,7 @@ impl Shared {
                     return;
                 }
                 let first = (0..queue.waiting.len()).min_by_key(|i| queue.waiting[*i].rank);
-                if let Some(i) = first {
+                if let Some(i) = first.filter(|_| !queue.computes) {
                     break queue.waiting.swap_remove(i);
                 }
                 let (back, rests) = self.changed.wait_timeout(queue, REST).unwrap_or_else(PoisonError::into_inner);
@@ -102,8 +105,11 @@ impl Shared {
                 }
             };
             queue.running.push(next.task.clone());
+            queue.computes = true;
             drop(queue);
             self.run(next.task, next.work, next.ends);
+            self.lock().computes = false;
+            self.changed.notify_all();
         }
     }
 
@@ -124,10 +130,14 @@ impl Shared {
         }
         let mut queue = self.lock();
         let Some(task) = queue.running.iter().find(|t| t.id == id).cloned() else { return Ok(()) };
+        if queue.agreed.iter().any(|(label, most)| *label == task.label && cost.is_within(most)) {
+            return Ok(());
+        }
         queue.asking.push(Asking { label: task.label, cost, id });
         task.progress.rest(true);
         if lane == Lane::Quick {
             queue.quick -= 1;
+            queue.computes = false;
             drop(queue);
             self.serve_beside();
             queue = self.lock();
@@ -138,7 +148,12 @@ impl Shared {
         }
         queue.asking.retain(|a| a.id != id);
         if lane == Lane::Quick {
+            // What was begun meanwhile comes first: quick work is computed one piece after the other.
+            while queue.computes {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
             queue.quick += 1;
+            queue.computes = true;
         }
         task.progress.rest(false);
         task.progress.check()
@@ -191,6 +206,10 @@ impl Pool {
     pub fn answer(&self, asking: &Asking, goes: bool) {
         let mut queue = self.shared.lock();
         queue.asking.retain(|a| a.id != asking.id);
+        if goes {
+            queue.agreed.retain(|(label, most)| *label != asking.label || !most.is_within(&asking.cost));
+            queue.agreed.push((asking.label, asking.cost));
+        }
         if let Some(task) = queue.running.iter().find(|t| t.id == asking.id && !goes) {
             task.progress.cancel();
         }
@@ -224,7 +243,7 @@ impl Pool {
                 let rank = queue.next_rank;
                 queue.next_rank += 1;
                 queue.waiting.push(Waiting { task: task.clone(), rank, work, ends });
-                self.shared.changed.notify_one();
+                self.shared.changed.notify_all();
             }
             Lane::Long => {
                 queue.running.push(task.clone());

@@ -245,7 +245,9 @@ impl Plan<'_> {
         let tokens = |b: &[usize]| b.iter().map(|i| lengths[*i] as u64).sum::<u64>();
         let begin = scans.iter().map(|s| s.index.about.done).min().unwrap_or(0);
         let left: u64 = all[own.clone()].iter().skip(begin).map(|b| tokens(b)).sum();
-        progress.needs(|| cost_over(self.model, left as usize, self.context, self.each()))?;
+        if left > 0 {
+            progress.needs(|| cost_over(self.model, left as usize, self.context, self.each()))?;
+        }
         progress.expect(all[own.clone()].iter().map(|b| tokens(b)).sum());
         progress.step(all[own.clone()].iter().take(begin).map(|b| tokens(b)).sum())?;
         for (number, batch) in all[own.start..].iter().enumerate().skip(begin) {

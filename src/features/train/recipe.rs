@@ -83,14 +83,20 @@ impl Recipe {
         self.places().iter().map(|p| p.width(config)).sum()
     }
 
+    /// What training one dictionary costs, beside its activations.
+    pub(super) fn cost_of_training(&self, config: &ModelConfig) -> Cost {
+        // An autoencoder writes what it reads.
+        let width = self.width(config) * if self.target.is_some() { 1 } else { 2 };
+        training_cost(self.settings.steps, self.settings.batch, (width, self.settings.features))
+    }
+
     /// What harvesting and then training so many dictionaries costs, in memory for as many activations at most.
     pub(super) fn cost(&self, model: &Model, dictionaries: usize, held: usize) -> Cost {
         // A text that cannot be read is refused when it is.
         let tokens = text::tokens(&self.text, self.tokens).unwrap_or(0);
         let harvested = cost_over(model, tokens, self.context, OverText::Harvest);
-        let (s, width) = (&self.settings, self.width(&model.config));
-        let own = training_cost(dictionaries * s.steps, s.batch, (width, s.features));
-        let held = held.min(4 * tokens * dictionaries * width);
+        let own = self.cost_of_training(&model.config).times(dictionaries);
+        let held = held.min(4 * tokens * dictionaries * self.width(&model.config));
         harvested.then(Cost { work: own.work + held as u64, ..own })
     }
 

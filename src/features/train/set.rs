@@ -310,8 +310,8 @@ pub fn train_set(
     }
     let (mut positions, mut harvested, started) = (0, Duration::ZERO, Instant::now());
     if !missing.is_empty() {
-        if let Source::Text(model, held) = source {
-            progress.needs(|| recipe.cost(model, missing.len(), *held))?;
+        if let (Source::Text(model, held), Some((_, own))) = (source, missing.first()) {
+            progress.needs(|| own.cost(model, missing.len(), *held))?;
         }
         progress.reserve(missing.iter().map(|(_, r)| r.settings.units(r.settings.steps)).sum());
         let all: Vec<Place> = missing.iter().flat_map(|(_, r)| r.places()).collect();

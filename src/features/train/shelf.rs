@@ -62,6 +62,7 @@ impl Question for DictionaryTrainingOf {
         if let Some(file) = self.recipe.captured(&self.model)? {
             return self.run_on(&file, progress, partial);
         }
+        self.recipe.check(&self.model.config)?;
         progress.needs(|| self.recipe.cost(&self.model, 1, IN_MEMORY))?;
         let keep = self.keep.as_deref().map_or(Keep::Not(IN_MEMORY), Keep::Below);
         let mut training = self.recipe.begin(&self.model, keep, progress)?;
@@ -94,6 +95,8 @@ impl DictionaryTrainingOf {
     ) -> Result<DictionaryTraining> {
         let (recipe, model) = (&self.recipe, &self.model.config);
         let name = format!("{}-{}-{}-captured", model.name, recipe.site, recipe.settings.method.name());
+        recipe.check_format()?;
+        progress.needs(|| recipe.cost_of_training(model))?;
         let mut training = recipe.begin_on(file, progress)?;
         let folder =
             place_of(&self.shelf, &name, recipe, is_saved, |folder| training.trainer.resume(folder).map(drop))?;
@@ -208,6 +211,10 @@ impl Question for SetTrainingOf {
         partial(so_far.clone());
         let mut looked = Instant::now();
         let file = recipe.captured(model)?;
+        if file.is_some() {
+            let config = &model.config;
+            progress.needs(|| recipe.cost_of_training(config).times(config.n_layers))?;
+        }
         let source = match &file {
             Some(file) => Source::File(file, &model.config.name),
             None => Source::Text(model, IN_MEMORY),
