@@ -1,5 +1,6 @@
 //! Arguments; then the window or a subcommand.
 
+use std::error::Error as _;
 use std::process::ExitCode;
 
 use circuitscope::cli::Cli;
@@ -12,6 +13,11 @@ fn main() -> ExitCode {
     interrupt::watch();
     let cli = match Cli::read() {
         Ok(cli) => cli,
+        // What is wrong with the place of a result is no fault of the words.
+        Err(ref e) if let Some(own) = e.source().and_then(|s| s.downcast_ref::<circuitscope::Error>()) => {
+            circuitscope::cli::note(&format!("circuitscope: {own}"));
+            return ExitCode::from(1);
+        }
         // Help and version are no errors; of a real one its first sentence says what is wrong.
         Err(e) if e.use_stderr() => {
             let text = e.to_string();

@@ -715,7 +715,7 @@ fn a_missing_folder_is_said_before_the_work() {
         &["session", "new", "-m", "no-model", "-p", "a"],
         &["features", "encode", "-m", "no-model", "--dictionary", "d", "-p", "a"],
     ] {
-        let said = sentence(&[command, &["-o", nowhere]].concat(), 2);
+        let said = sentence(&[command, &["-o", nowhere]].concat(), 1);
         assert!(said.contains("there is no folder") && said.contains("make it first"), "{command:?}: {said}");
     }
     assert!(!place.path().join("gone").exists());

@@ -209,10 +209,13 @@ pub fn laid_out(model: &Model, messages: &[Message], ending: Ending, bos: bool) 
 ///
 /// # Errors
 /// There is no such folder.
-pub fn writable(text: &str) -> std::result::Result<PathBuf, String> {
+pub fn writable(text: &str) -> Result<PathBuf> {
     let path = PathBuf::from(text);
     match path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-        Some(folder) => Err(format!("there is no folder {}; make it first", folder.display())),
+        Some(folder) => {
+            let folder = folder.display();
+            Err(Error::failed(format!("cannot write {}: there is no folder {folder}; make it first", path.display())))
+        }
         None => Ok(path),
     }
 }

@@ -34,7 +34,7 @@ impl Hooks for NoHooks {
 }
 
 /// A hook that keeps the values of chosen sites.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Capture {
     wanted: HashSet<Site>,
     pub values: BTreeMap<Site, Tensor>,
