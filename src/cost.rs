@@ -1,6 +1,5 @@
-//! What work costs, in bytes and seconds, in numbers and in words; and when that is so much that a person is asked first.
-
-use crate::memory;
+//! What work costs, in bytes and seconds, and when that is so much that a person is asked first. In words:
+//! [`crate::memory::needs`].
 
 /// What a piece of work needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,26 +33,15 @@ impl Cost {
         self.weights + self.work
     }
 
-    /// Whether it takes so many seconds, or half of the memory that is free, beside weights that are there already.
-    pub fn is_large(&self, seconds: f64) -> bool {
-        self.seconds >= seconds || memory::available().is_some_and(|free| self.work >= free / 2)
+    /// Whether it takes so many seconds, or half of the bytes that are free, beside weights that are there already.
+    pub fn is_large(&self, seconds: f64, free: Option<u64>) -> bool {
+        self.seconds >= seconds || free.is_some_and(|free| self.work >= free / 2)
     }
 
     /// Whether it is hardly dearer than another: what is told beforehand is a guess.
     pub fn is_within(&self, other: &Self) -> bool {
         self.seconds <= 1.25 * other.seconds && self.work as f64 <= 1.25 * other.work as f64
     }
-
-    /// What it needs beside weights that are there already, in words.
-    pub fn beyond_weights(&self) -> String {
-        needs(self.work, self.seconds)
-    }
-}
-
-/// What something needs, in words: "needs 6.1 GB and about 40 s; 11 GB are free".
-pub fn needs(bytes: u64, seconds: f64) -> String {
-    let free = memory::available().map_or_else(String::new, |free| format!("; {} are free", memory::bytes(free)));
-    format!("needs {} and about {}{free}", memory::bytes(bytes), duration(seconds))
 }
 
 /// Seconds in words: 0.4 s, 40 s, 12 min, 3.5 h.

@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::cost::duration;
 use crate::error::{Error, Result};
 use crate::files::{SMALL, read_text};
 use crate::guard::{charge, refund};
@@ -231,6 +232,12 @@ pub fn afford(needed: usize, what: &str, instead: &str) -> Result<()> {
         bytes(needed),
         bytes(available().unwrap_or(0))
     )))
+}
+
+/// What something needs, in words: "needs 6.1 GB and about 40 s; 11 GB are free".
+pub fn needs(needed: u64, seconds: f64) -> String {
+    let free = available().map_or_else(String::new, |free| format!("; {} are free", bytes(free)));
+    format!("needs {} and about {}{free}", bytes(needed), duration(seconds))
 }
 
 /// A number of bytes in two or three digits.

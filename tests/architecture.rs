@@ -161,3 +161,23 @@ fn disabled_controls_give_their_reason() {
     }
     assert!(found > 10 && silent.is_empty(), "of {found}:\n{}", silent.join("\n"));
 }
+
+/// The files of the ground have an order too: each can be read after those that it names.
+#[test]
+fn the_ground_has_no_circle() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = GROUND.iter().map(|name| (*name, src.join(format!("{name}.rs")))).filter(|(_, path)| path.is_file());
+    let mut left: Vec<(&str, BTreeSet<String>)> =
+        files.map(|(name, path)| (name, named(&std::fs::read_to_string(path).unwrap()))).collect();
+    assert!(left.len() > 10, "the ground was not found");
+    loop {
+        let waits: BTreeSet<String> = left.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let before = left.len();
+        left.retain(|(name, names)| names.iter().any(|n| n != name && waits.contains(n)));
+        if left.len() == before {
+            break;
+        }
+    }
+    let names: Vec<&str> = left.iter().map(|(name, _)| *name).collect();
+    assert!(names.is_empty(), "these name each other in a circle: {names:?}");
+}

@@ -10,9 +10,9 @@ use super::submit::plan_of;
 use super::sweep::{SiteArg, parse_axes};
 use super::{Cli, ModelArgs, PromptArgs, emit, emit_json};
 use crate::analysis::plan::{Planned, cost, longest};
-use crate::cost::{Cost, needs};
+use crate::cost::Cost;
 use crate::error::Result;
-use crate::memory::{self, available};
+use crate::memory::{self, available, needs};
 use crate::model::Model;
 
 #[derive(clap::Args, Debug)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::cost::Cost;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::progress::Progress;
 use crate::question::Lane;
 
@@ -101,7 +102,7 @@ impl Shared {
                 let (back, rests) = self.changed.wait_timeout(queue, REST).unwrap_or_else(PoisonError::into_inner);
                 queue = back;
                 if rests.timed_out() && queue.running.is_empty() {
-                    rayon::spawn(crate::memory::give_back);
+                    rayon::spawn(memory::give_back);
                 }
             };
             queue.running.push(next.task.clone());
@@ -125,7 +126,7 @@ impl Shared {
     /// Waits for a word where a piece of work costs much. What comes after it in its lane does not wait with it.
     fn ask(self: &Arc<Self>, id: u64, lane: Lane, cost: Cost) -> Result<()> {
         let Some(patience) = self.lock().patience else { return Ok(()) };
-        if !cost.is_large(patience) {
+        if !cost.is_large(patience, memory::available()) {
             return Ok(());
         }
         let mut queue = self.lock();

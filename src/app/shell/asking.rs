@@ -4,6 +4,7 @@ use eframe::egui::{self, RichText};
 
 use crate::app::look::theme::Palette;
 use crate::jobs::Pool;
+use crate::memory::needs;
 
 /// Draws what waits, above the line of state; `right` points at the right are taken.
 pub fn ui(ctx: &egui::Context, pool: &Pool, right: f32) {
@@ -21,7 +22,7 @@ pub fn ui(ctx: &egui::Context, pool: &Pool, right: f32) {
                 egui::Frame::popup(ui.style()).stroke(stroke).show(ui, |ui| {
                     ui.set_max_width(640.0);
                     ui.horizontal(|ui| {
-                        let text = format!("{}: {}.", asking.label, asking.cost.beyond_weights());
+                        let text = format!("{}: {}.", asking.label, needs(asking.cost.work, asking.cost.seconds));
                         ui.add(
                             egui::Label::new(RichText::new(text).color(palette.text))
                                 .wrap_mode(egui::TextWrapMode::Extend),

@@ -18,10 +18,9 @@ use crate::app::widgets::bars::Bar;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::reach::{self, Reach, Reaching};
 use crate::app::widgets::{bars, choice, message};
-use crate::cost::needs;
 use crate::engine::{RunSide, SiteKind};
 use crate::gpu::{HeatData, NOTHING};
-use crate::memory;
+use crate::memory::{self, needs};
 use crate::session::desk::{Focus, Intervention, Source};
 
 /// Cells that "run the top exactly" runs.
